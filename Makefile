@@ -1,0 +1,62 @@
+# Every target is cheap and safe to run again. `make help` lists them.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell command -v python3.11 || echo python3)
+endif
+RECIPE ?= tiny
+NAME ?=
+ARGS ?=
+CONTROL := .venv/control/bin
+ENGINE := .venv/engine/bin
+ENGINE_TESTS := $(wildcard tests/algo tests/engines tests/loops tests/rewards tests/stages tests/tasks)
+CONTROL_TESTS := $(filter-out tests/bench $(ENGINE_TESTS),$(wildcard tests/test_*.py $(patsubst %/,%,$(wildcard tests/*/))))
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench up down status report clean
+export PYTHONUNBUFFERED := 1
+
+help:  ## Print this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Create the two locked environments, .venv/control and .venv/engine.
+	@$(PYTHON) infra/setup.py
+
+run:  ## Run a pipeline: make run RECIPE=tiny ARGS="--set nodes.rl.recipe.update.tau=0.2"
+	@$(PYTHON) infra/setup.py control
+	@$(CONTROL)/python -m infra.local up & services=$$!; \
+	  $(PYTHON) infra/setup.py engine || { wait $$services; exit 2; }; \
+	  wait $$services
+	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml $(ARGS)
+
+test: setup  ## Run every test; the engine and the control environment side by side.
+	@mkdir -p out/test; status=0; \
+	  $(CONTROL)/python -m pytest $(CONTROL_TESTS) $(ARGS) >out/test/control.log 2>&1 & control=$$!; \
+	  $(ENGINE)/python -m pytest $(ENGINE_TESTS) $(ARGS) || status=1; \
+	  wait $$control || status=1; cat out/test/control.log; exit $$status
+
+check:  ## Format, lint, types, import rules.
+	@$(PYTHON) infra/setup.py control
+	@$(CONTROL)/ruff format --check . && $(CONTROL)/ruff check . && $(CONTROL)/mypy && $(CONTROL)/lint-imports
+
+bench: setup  ## Run one benchmark: make bench NAME=spine
+	@script=tests/bench/$(NAME).py; \
+	  test -f $$script || { echo "make bench: NAME is one of: $(basename $(notdir $(wildcard tests/bench/*.py)))" >&2; exit 2; }; \
+	  environment=$$(sed -n 's/^# environment: //p' $$script | head -1); \
+	  mkdir -p out/bench; PYTHONPATH=. .venv/$${environment:-control}/bin/python $$script $(ARGS)
+
+up:  ## Start the local services (S3, Prefect, MLflow); restarts only what died.
+	@$(PYTHON) infra/setup.py control
+	@$(CONTROL)/python -m infra.local up
+
+down:  ## End the local services; their data stays in .k15.
+	@test ! -x $(CONTROL)/python || $(CONTROL)/python -m infra.local down
+
+status:  ## Show the local services.
+	@$(PYTHON) infra/setup.py control
+	@$(CONTROL)/python -m infra.local status
+
+report:  ## Write out/report.html of the newest run.
+	@$(CONTROL)/k15 report
+
+clean: down  ## End the services and remove environments, outputs and all local data.
+	rm -rf .venv .k15 out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache k15.egg-info

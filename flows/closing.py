@@ -1,0 +1,55 @@
+"""The end of a run: the final model registered, the report written, MLflow's parent run closed."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.session import Session
+from k15.store.graph import graph_of, mermaid, upstream
+from k15.store.mirror import close_parent, register
+
+REPORT = "report.html"
+
+
+def report_run(session: Session) -> State[Any]:
+    """Register the final model and run `k15 report`, whose lines stream into Prefect."""
+    logger = get_run_logger()
+    record = session.ledger.record
+    manifests = {manifest.key: manifest for manifest in session.store.manifests()}
+    version = register(record, manifests, session.store.objects.settings.root)
+    logger.info("registered %s: version %s is champion", record.pipeline, version or "(none, MLflow is away)")
+    command = [sys.executable, "-m", "k15.cli.main", "report", "--run", session.context.run_id]
+    done = subprocess.run(
+        command,
+        cwd=session.root,
+        env=dict(os.environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    for line in done.stdout.splitlines():
+        logger.info("%s", line)
+    if done.returncode:
+        return Failed(message=f"k15 report: exit code {done.returncode}:\n{done.stdout[-2000:]}")
+    return Completed(message=REPORT)
+
+
+def close_run(session: Session) -> None:
+    """End MLflow's parent run with the lineage graph, and the report where one was written."""
+    record = session.ledger.record
+    attachments: dict[str, bytes] = {}
+    if record.final_key:
+        manifests = {manifest.key: manifest for manifest in session.store.manifests()}
+        attachments["lineage.mmd"] = mermaid(graph_of(upstream(manifests, [record.final_key]))).encode()
+    path = f"runs/{record.run_id}/{REPORT}"
+    if session.store.objects.exists(path):
+        attachments[REPORT] = session.store.objects.get(path)
+    close_parent(record, attachments)

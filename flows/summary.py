@@ -1,0 +1,48 @@
+"""How a run went, as a table for the terminal and as Prefect artifacts."""
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from k15.store.artifact import Store
+from k15.store.runs import NodeRecord, RunRecord
+
+
+def run_table(record: RunRecord) -> str:
+    """One line per stage, then where to look."""
+    names = max(len(name) for name in record.nodes)
+    lines = [f"run {record.run_id}: {record.state} in {record.seconds:.1f} s"]
+    lines += [
+        f"  {name:{names}}  {_state(node):10}{_seconds(node):>9}  {node.key[:12]}"
+        for name, node in record.nodes.items()
+    ]
+    lines += [f"{name:8} {url}" for name, url in links(record).items()]
+    return "\n".join(lines)
+
+
+def links(record: RunRecord) -> dict[str, str]:
+    """The pages of the services that show this run."""
+    pages = {"Prefect": record.prefect_url}
+    if record.mlflow_parent_run_id:
+        pages["MLflow"] = f"{record.mlflow_uri}/#/runs/{record.mlflow_parent_run_id}"
+    return {name: url for name, url in pages.items() if url}
+
+
+def publish(record: RunRecord, store: Store) -> None:
+    """The table of stages and the link to MLflow as artifacts of the flow run."""
+    rows = ["| stage | state | seconds | artifact |", "|---|---|---:|---|"]
+    rows += [
+        f"| {name} | {_state(node)} | {node.seconds:.1f} | {f'`{store.uri(node.key)}`' if node.key else ''} |"
+        for name, node in record.nodes.items()
+    ]
+    table = "\n".join([f"# Run {record.run_id}: {record.state}", "", *rows])
+    create_markdown_artifact(table, key="k15-run", description=f"{record.pipeline}, run {record.run_id}")
+    if record.mlflow_parent_run_id:
+        url = links(record)["MLflow"]
+        create_link_artifact(url, link_text="MLflow: metrics, lineage, report", key="k15-mlflow")
+
+
+def _state(node: NodeRecord) -> str:
+    return "Cached" if node.cached else str(node.state)
+
+
+def _seconds(node: NodeRecord) -> str:
+    return f"{node.seconds:.1f} s" if node.seconds else ""

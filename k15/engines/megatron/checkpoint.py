@@ -1,0 +1,120 @@
+"""Hugging Face directories of safetensors: read tensor by tensor, written shard by shard."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 2 * 1024**3
+
+
+class Checkpoint:
+    """The tensors of a directory; one is in memory at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._files = _locate(directory)
+
+    @property
+    def names(self) -> set[str]:
+        """Every tensor's name."""
+        return set(self._files)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor; ValueError names a file that is broken."""
+        path = self._files[name]
+        try:
+            with safe_open(path, "pt") as file:
+                return file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: tensor {name}: {error}") from None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The config.json of a model directory; ValueError names it where it is missing or broken."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a model is a directory of config.json and safetensors")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    return config
+
+
+def save(
+    directory: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    config: dict[str, Any],
+    companions: Path,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config, weights and the tokenizer's files of `companions`; a shard at most is held in memory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in sorted(companions.iterdir()):
+        if path.is_file() and path.name != "config.json" and not _holds_weights(path.name):
+            shutil.copyfile(path, directory / path.name)
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _save_shards(directory, tensors, shard_bytes)
+
+
+def _save_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> None:
+    """One model.safetensors where all fits in a shard, else model-0000x-of-0000y with an index."""
+    drafts: list[list[str]] = []
+    total = 0
+    for number, shard in enumerate(_shards(tensors, shard_bytes)):
+        drafts.append(list(shard))
+        total += sum(t.numel() * t.element_size() for t in shard.values())
+        save_file(shard, directory / f"draft-{number}.safetensors", metadata={"format": "pt"})
+    names = [f"model-{n + 1:05d}-of-{len(drafts):05d}.safetensors" for n in range(len(drafts))]
+    if len(names) == 1:
+        names = ["model.safetensors"]
+    for number, name in enumerate(names):
+        (directory / f"draft-{number}.safetensors").rename(directory / name)
+    if len(names) > 1:
+        weight_map = {tensor: name for name, held in zip(names, drafts, strict=True) for tensor in held}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    held = 0
+    for name, tensor in tensors:
+        size = tensor.numel() * tensor.element_size()
+        if shard and held + size > shard_bytes:
+            yield shard
+            shard, held = {}, 0
+        shard[name] = (
+            tensor.detach().contiguous().cpu().clone()
+        )  # views share storage, which safetensors refuses
+        held += size
+    yield shard
+
+
+def _locate(directory: Path) -> dict[str, Path]:
+    index = directory / INDEX
+    if index.is_file():
+        weight_map = json.loads(index.read_text())["weight_map"]
+        return {name: directory / file for name, file in weight_map.items()}
+    single = directory / "model.safetensors"
+    if not single.is_file():
+        raise ValueError(
+            f"{directory}: neither {INDEX} nor model.safetensors; convert the weights to safetensors"
+        )
+    try:
+        with safe_open(single, "pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    except SafetensorError as error:
+        raise ValueError(f"{single}: {error}") from None
+
+
+def _holds_weights(name: str) -> bool:
+    return name == INDEX or name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"))

@@ -1,0 +1,1 @@
+"""Weights between hosts over Mooncake's TransferEngine."""

@@ -1,0 +1,1 @@
+"""Trainer and sampler as long-lived processes behind HTTP on the loopback interface."""

@@ -1,0 +1,94 @@
+"""The bodies of the services' calls, as msgpack carries them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from k15.records import Group, SampleRequest, Segment, Sequence, TensorSpec, WeightTicket
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """A call or an answer that says nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The answer to a call that failed."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCall:
+    """Sampler.sample."""
+
+    requests: tuple[SampleRequest, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAnswer:
+    """The segments of each request."""
+
+    segments: tuple[tuple[Segment, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCall:
+    """Open the sampler's end of a weight channel for tensors in this layout."""
+
+    layout: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCall:
+    """Sampler.update."""
+
+    ticket: WeightTicket
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a weight channel's receiver is reached."""
+
+    address: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Trainer.layout."""
+
+    tensors: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedCall:
+    """Trainer.supervised_step."""
+
+    batch: tuple[Sequence, ...]
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCall:
+    """Trainer.policy_update; settings are those of recipes.rl.PolicyUpdate."""
+
+    groups: tuple[Group, ...]
+    settings: dict[str, Any]
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class PublishCall:
+    """Send the trainer's weights through its channel as `version`."""
+
+    version: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SaveCall:
+    """Trainer.save."""
+
+    directory: str

@@ -1,0 +1,135 @@
+"""One engine behind HTTP: uvicorn on a thread of its own, the calls one by one on the main thread."""
+
+import asyncio
+import hmac
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from k15.engines.service.messages import Empty, Failure
+
+STATUS = {ValueError: 422, ConnectionError: 502, TimeoutError: 504}
+FLUSH_S = 2.0  # given to answers under way when the service ends
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One call: the type of its body and what runs on the engine's thread."""
+
+    body: type
+    run: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    endpoint: Endpoint
+    body: Any
+    answer: Future[tuple[int, Any]]
+
+
+class Server:
+    """Serves endpoints under /<name> on 127.0.0.1, to callers with the token, until stopped.
+
+    Bad input is answered 422, a wrong token 401, a missed deadline 504, an unreachable peer 502.
+    A fault is answered 500 with its message, and then ends the service: an engine is not trusted after one.
+    """
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], *, token: str) -> None:
+        if not token:
+            raise ValueError("a service needs a token: set K15_SERVICE_TOKEN")
+        self._token = token.encode()
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        answers = {name: self._route(endpoint) for name, endpoint in endpoints.items()}
+        answers["health"] = self._direct(lambda: None)
+        answers["stop"] = self._direct(lambda: self._work.put(None))
+        routes = [Route(f"/{name}", answer, methods=["POST"]) for name, answer in answers.items()]
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        settings = uvicorn.Config(
+            Starlette(routes=routes),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=int(FLUSH_S),
+        )
+        self._uvicorn = uvicorn.Server(settings)
+        self._thread = threading.Thread(target=self._uvicorn.run, args=([self._socket],), daemon=True)
+
+    def run(self, announce: Callable[[int], None]) -> None:
+        """Call `announce(port)` once it answers; run calls until /stop. A fault in a call is raised here."""
+        self._thread.start()
+        while not self._uvicorn.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the HTTP server did not start")
+            time.sleep(0.005)
+        announce(self.port)
+        try:
+            while (work := self._work.get()) is not None:
+                _perform(work)
+        finally:
+            self._uvicorn.should_exit = True
+            self._thread.join(FLUSH_S)
+
+    def _authorised(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "").encode()
+        return hmac.compare_digest(given, b"Bearer " + self._token)
+
+    def _route(self, endpoint: Endpoint) -> Callable[[Request], Any]:
+        decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(endpoint.body)
+
+        async def answer(request: Request) -> Response:
+            if not self._authorised(request):
+                return _response(401, Failure("wrong or missing bearer token"))
+            try:
+                body = decoder.decode(await request.body())
+            except msgspec.DecodeError as error:
+                return _response(422, Failure(f"{request.url.path}: {error}"))
+            work = _Work(endpoint, body, Future())
+            self._work.put(work)
+            return _response(*await asyncio.wrap_future(work.answer))
+
+        return answer
+
+    def _direct(self, act: Callable[[], None]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            if not self._authorised(request):
+                return _response(401, Failure("wrong or missing bearer token"))
+            act()
+            return _response(200, Empty())
+
+        return answer
+
+
+def _response(status: int, body: Any) -> Response:
+    return Response(msgspec.msgpack.encode(body), status_code=status, media_type="application/msgpack")
+
+
+def _perform(work: _Work) -> None:
+    """Run one call and answer it; a fault is answered and raised."""
+    try:
+        result = work.endpoint.run(work.body)
+    except tuple(STATUS) as error:
+        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+        log.warning("refused status=%d error=%s", status, error)
+        work.answer.set_result((status, Failure(str(error))))
+    except BaseException as error:
+        work.answer.set_result((500, Failure(f"{type(error).__name__}: {error}")))
+        raise
+    else:
+        work.answer.set_result((200, result))

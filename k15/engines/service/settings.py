@@ -1,0 +1,39 @@
+"""What the two service processes are told at start. Light: read without torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from k15.config import Config
+
+Transport = Literal["shared_memory", "tcp", "rdma"]
+TOKEN_VARIABLE = "K15_SERVICE_TOKEN"
+
+
+class SamplerSettings(Config):
+    """The rollout service."""
+
+    model_dir: str
+    version: int = Field(0, ge=0, description="policy version of the weights in model_dir")
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(1, ge=1)
+    max_model_len: int = Field(512, ge=2)
+    max_num_seqs: int = Field(512, ge=1)
+    kv_cache_bytes: int = Field(1 << 28, ge=1 << 20)
+    transport: Transport = "shared_memory"
+    host: str = Field("127.0.0.1", description="this host as the trainer reaches it; tcp and rdma")
+    transfer_timeout_s: int = Field(30, ge=5, description="when a silent peer is given up; tcp and rdma")
+
+
+class TrainerSettings(Config):
+    """The training service."""
+
+    model_dir: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(1, ge=1)
+    max_tokens_per_microbatch: int = Field(16384, ge=8)
+    seed: int = 0
+    transport: Transport = "shared_memory"
+    host: str = Field("127.0.0.1", description="this host as the sampler reaches it; tcp and rdma")
+    transfer_timeout_s: int = Field(30, ge=5, description="when a silent peer is given up; tcp and rdma")

@@ -1,0 +1,202 @@
+"""VllmSampler: ports.Sampler over vLLM's V1 engine in this process."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from vllm import SamplingParams
+from vllm.engine.arg_utils import EngineArgs
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
+from k15.ports import WeightReceiver
+from k15.records import End, SampleRequest, Segment, TensorSpec, WeightTicket
+
+BLOCK_TOKENS = 32  # the CPU backend refuses 16, and its default caches no prefix
+MIN_BATCHED_TOKENS = 8192
+
+log = logging.getLogger(__name__)
+
+
+class VllmSampler:
+    """Samples responses with the log-probs the policy gave them, and takes new weights without a restart.
+
+    A call's result depends on the weights, on the whole list of requests and on their seeds, and on nothing
+    that was sampled before: every call seeds the engine's one generator from all seeds together and starts
+    with an empty prefix cache, so the same call in a fresh process gives the same tokens. (A generator per
+    request costs a quarter of the speed at 512 sequences.)
+
+    Log-probs are those of the model's own distribution (temperature 1), as the trainer computes them,
+    whatever the temperature of a request.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        max_model_len: int,
+        max_num_seqs: int,
+        kv_cache_bytes: int,
+        version: int = 0,
+    ) -> None:
+        """Serve the weights in `model_dir` as `version`. The process needs vllm.environment's variables."""
+        self.version = version
+        self._model_dir = model_dir
+        self._tied = tied_embeddings(model_dir)
+        self._stop_token_ids = stop_token_ids(model_dir)
+        self._receiver: WeightReceiver | None = None
+        self._layout: tuple[TensorSpec, ...] = ()
+        if device == "cpu":
+            torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
+        arguments = EngineArgs(
+            model=str(model_dir),
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max(MIN_BATCHED_TOKENS, max_model_len),
+            kv_cache_memory_bytes=kv_cache_bytes,
+            block_size=BLOCK_TOKENS,
+            enable_prefix_caching=True,
+            enforce_eager=True,
+            async_scheduling=False,
+            distributed_executor_backend="uni",
+            skip_tokenizer_init=True,
+            disable_log_stats=True,
+            seed=0,
+        )
+        self._engine: Any = LLMEngine.from_engine_args(arguments, enable_multiprocessing=False)
+        config = self._engine.vllm_config.model_config
+        self._max_model_len: int = config.max_model_len
+        self._vocab_size: int = config.get_vocab_size()
+
+    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> list[list[Segment]]:
+        """For each request its num_samples segments, in order.
+
+        A segment that used up its max_tokens ends with End.BUDGET: whether that was also the largest response
+        length is the caller's to know. One that ended by itself (End.STOP) includes the stop token.
+        ValueError names a request that cannot be sampled; TimeoutError past the deadline: nothing is kept.
+        """
+        end_s = time.monotonic() + deadline_s
+        for index, request in enumerate(requests):
+            self._check(index, request)
+        if not requests:
+            return []
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("the engine still runs requests of an earlier call")
+        torch.manual_seed(_call_seed(requests))
+        for index, request in enumerate(requests):
+            prompt = TokensPrompt(prompt_token_ids=[*request.prompt_token_ids, *request.prefix])
+            self._engine.add_request(str(index), prompt, self._params(request))
+        outputs = self._run(len(requests), end_s=end_s)
+        return [
+            [self._segment(completion, request) for completion in outputs[str(index)].outputs]
+            for index, request in enumerate(requests)
+        ]
+
+    def attach(self, receiver: WeightReceiver, layout: Sequence[TensorSpec]) -> None:
+        """Take weights from `receiver` from now on; ValueError where `layout` is not this model's."""
+        check_layout(layout, self._model_dir)
+        if self._receiver is not None:
+            self._receiver.close()
+        self._receiver, self._layout = receiver, tuple(layout)
+
+    def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
+        """Serve the weights of `ticket` from now on; ValueError where they do not verify (the old ones stay).
+
+        TimeoutError where verifying took longer than `deadline_s`; the old weights stay then too.
+        """
+        if self._receiver is None:
+            raise ValueError("no weight channel: connect one before sending weights")
+        started = time.monotonic()
+        buffer = self._receiver.take(ticket)
+        if (verified_s := time.monotonic() - started) > deadline_s:
+            raise TimeoutError(f"verifying version {ticket.version} took {verified_s:.1f} of {deadline_s} s")
+        runner = self._engine.model_executor.driver_worker.worker.model_runner
+        load_in_place(runner, buffer, self._layout, tied=self._tied)
+        self._engine.reset_prefix_cache()
+        self.version = ticket.version
+        total_s = time.monotonic() - started
+        log.info("updated version=%d verify_s=%.3f total_s=%.3f", ticket.version, verified_s, total_s)
+
+    def close(self) -> None:
+        """Give up the weight channel."""
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
+
+    def _check(self, index: int, request: SampleRequest) -> None:
+        tokens = (*request.prompt_token_ids, *request.prefix)
+        where = f"request {index}"
+        if not request.prompt_token_ids:
+            raise ValueError(f"{where}: the prompt is empty")
+        if min(tokens) < 0 or max(tokens) >= self._vocab_size:
+            raise ValueError(f"{where}: token ids must lie in 0..{self._vocab_size - 1}")
+        if request.num_samples < 1 or request.max_tokens < 1 or request.temperature < 0:
+            raise ValueError(f"{where}: num_samples and max_tokens are at least 1, temperature at least 0")
+        if request.temperature == 0 and request.num_samples > 1:
+            raise ValueError(f"{where}: samples at temperature 0 are all the same; ask for 1")
+        if len(tokens) + request.max_tokens > self._max_model_len:
+            raise ValueError(
+                f"{where}: {len(tokens)} tokens and {request.max_tokens} to sample exceed "
+                f"max_model_len = {self._max_model_len}; raise it or shorten them"
+            )
+
+    def _params(self, request: SampleRequest) -> SamplingParams:
+        return SamplingParams(
+            n=request.num_samples,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            logprobs=0 if request.want_logprobs else None,  # 0: of the sampled token only
+            flat_logprobs=True,
+            stop_token_ids=self._stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _run(self, num_requests: int, *, end_s: float) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                if output.finished:
+                    outputs[output.request_id] = output
+            if time.monotonic() > end_s and self._engine.has_unfinished_requests():
+                self._engine.abort_request([str(index) for index in range(num_requests)])
+                raise TimeoutError(f"{len(outputs)} of {num_requests} requests were sampled by the deadline")
+        return outputs
+
+    def _segment(self, completion: Any, request: SampleRequest) -> Segment:
+        token_ids = tuple(completion.token_ids)
+        logprobs = tuple(completion.logprobs.logprobs) if request.want_logprobs else ()
+        if request.want_logprobs and len(logprobs) != len(token_ids):
+            raise RuntimeError(f"vLLM gave {len(logprobs)} log-probs for {len(token_ids)} tokens")
+        return Segment(self.version, token_ids, logprobs, _ENDS[completion.finish_reason])
+
+
+_ENDS = {"stop": End.STOP, "length": End.BUDGET}
+
+
+def stop_token_ids(model_dir: Path) -> list[int]:
+    """The ids that end a response, of config.json and generation_config.json; ValueError without any."""
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        path = model_dir / name
+        value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    if not found:
+        raise ValueError(f"{model_dir}/config.json: set eos_token_id; without it no response would end")
+    return sorted(found)
+
+
+def _call_seed(requests: Sequence[SampleRequest]) -> int:
+    """One seed from every request's seed and place."""
+    digest = hashlib.sha256(repr([request.seed for request in requests]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

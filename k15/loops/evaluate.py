@@ -1,0 +1,140 @@
+"""Reward evaluation: every model on the same held-out prompts, sampled and greedy, paired by prompt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from k15.algo.intervals import mean_interval, paired_interval
+from k15.ports import Reward, Sampler
+from k15.recipes.evaluate import EvaluateRecipe
+from k15.records import End, Prompt, SampleRequest, Segment, Status, Verdict
+
+GREEDY = -1
+DEADLINE_S = 7200.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One judged response; `sample` is GREEDY for the greedy one."""
+
+    prompt_id: str
+    task: str
+    sample: int
+    status: Status
+    tokens: int
+    response: str
+
+
+def answer_prompts(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    recipe: EvaluateRecipe,
+    *,
+    encode: Callable[[Prompt], tuple[int, ...]],
+    decode: Callable[[Sequence[int]], str],
+    judge: Reward,
+) -> list[Outcome]:
+    """Samples and one greedy response of a model for every prompt, judged."""
+    tokens = [encode(prompt) for prompt in prompts]
+    sampled = [
+        SampleRequest(ids, recipe.max_response_tokens, recipe.samples_per_prompt, (), recipe.temperature, recipe.seed + i, False)
+        for i, ids in enumerate(tokens)
+    ]
+    greedy = [SampleRequest(ids, recipe.max_response_tokens, 1, (), 0.0, 0, False) for ids in tokens]
+    outcomes = []
+    for requests, first in ((sampled, 0), (greedy, GREEDY)):
+        answers = sampler.sample(requests, deadline_s=DEADLINE_S)
+        for prompt, segments in zip(prompts, answers, strict=True):
+            for position, segment in enumerate(segments):
+                outcomes.append(_outcome(prompt, first + position, segment, decode, judge))
+    return outcomes
+
+
+def _outcome(
+    prompt: Prompt, sample: int, segment: Segment, decode: Callable[[Sequence[int]], str], judge: Reward
+) -> Outcome:
+    response = decode(segment.token_ids)
+    truncated = segment.end is not End.STOP
+    verdict = Verdict(Status.WRONG, "cut by length") if truncated else judge(prompt, response)
+    return Outcome(prompt.id, prompt.task, sample, verdict.status, len(segment.token_ids), response)
+
+
+def summarize(outcomes: Mapping[str, Sequence[Outcome]], recipe: EvaluateRecipe) -> dict[str, Any]:
+    """Figures per model with intervals, and every pair of models compared by prompt."""
+    models = [_model_figures(name, rows, recipe) for name, rows in outcomes.items()]
+    pairs = [_pair_figures(first, second, outcomes, recipe) for first, second in combinations(outcomes, 2)]
+    return {"models": models, "pairs": pairs}
+
+
+def _model_figures(name: str, outcomes: Sequence[Outcome], recipe: EvaluateRecipe) -> dict[str, Any]:
+    figures: dict[str, Any] = {"name": name}
+    passed, tokens, greedy = _passed(outcomes), _tokens(outcomes), _greedy(outcomes)
+    for key, values in (("sampled", passed), ("greedy", greedy), ("tokens", tokens)):
+        interval = mean_interval(list(values.values()), draws=recipe.bootstrap_draws, seed=recipe.seed)
+        figures |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    tasks = {row.prompt_id: row.task for row in outcomes}
+    by_task: dict[str, list[float]] = {}
+    for prompt_id, value in passed.items():
+        by_task.setdefault(tasks[prompt_id], []).append(value)
+    figures["by_task"] = {task: fmean(values) for task, values in sorted(by_task.items())}
+    figures["n"] = len(passed)
+    figures["unjudged"] = sum(row.status is Status.UNJUDGED for row in outcomes)
+    return figures
+
+
+def _pair_figures(
+    first: str, second: str, outcomes: Mapping[str, Sequence[Outcome]], recipe: EvaluateRecipe
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {"first": first, "second": second}
+    for key, of in (("sampled", _passed), ("tokens", _tokens)):
+        ones, others = of(outcomes[first]), of(outcomes[second])
+        common = [prompt_id for prompt_id in ones if prompt_id in others]
+        interval = paired_interval(
+            [ones[i] for i in common], [others[i] for i in common], draws=recipe.bootstrap_draws, seed=recipe.seed
+        )
+        figures |= {f"{key}_difference": interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+    return figures
+
+
+def _passed(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Share of correct among the judged samples of each prompt; prompts without a judged sample are left out."""
+    scores: dict[str, list[float]] = {}
+    for row in outcomes:
+        if row.sample != GREEDY and row.status is not Status.UNJUDGED:
+            scores.setdefault(row.prompt_id, []).append(float(row.status is Status.CORRECT))
+    return {prompt_id: fmean(values) for prompt_id, values in scores.items()}
+
+
+def _tokens(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Mean tokens of each prompt's samples."""
+    lengths: dict[str, list[int]] = {}
+    for row in outcomes:
+        if row.sample != GREEDY:
+            lengths.setdefault(row.prompt_id, []).append(row.tokens)
+    return {prompt_id: fmean(values) for prompt_id, values in lengths.items()}
+
+
+def _greedy(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    return {
+        row.prompt_id: float(row.status is Status.CORRECT)
+        for row in outcomes
+        if row.sample == GREEDY and row.status is not Status.UNJUDGED
+    }
+
+
+def shown_trajectories(
+    outcomes: Mapping[str, Sequence[Outcome]], prompts: Sequence[Prompt], *, count: int
+) -> list[dict[str, Any]]:
+    """The first sample of every model for a few prompts, side by side."""
+    shown = []
+    for prompt in prompts[:count]:
+        responses = {
+            name: {"response": row.response, "status": str(row.status), "tokens": row.tokens}
+            for name, rows in outcomes.items()
+            for row in rows
+            if row.prompt_id == prompt.id and row.sample == 0
+        }
+        shown.append({"prompt": prompt.text, "reference": prompt.reference, "task": prompt.task, "responses": responses})
+    return shown

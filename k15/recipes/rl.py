@@ -1,0 +1,66 @@
+"""The RL phase (METHOD.md §1, §2, §4, §5) and weight merging (§8)."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from k15.config import Config
+from k15.recipes.stage import StageRecipe
+
+
+class PolicyUpdate(Config):
+    """Eq. 3 and its optimizer; the paper discloses none of these numbers."""
+
+    tau: float = Field(0.1, gt=0, description="weight of the squared log-ratio (METHOD.md §1)")
+    baseline: Literal["mean", "log_partition"] = "mean"
+    lr: float = Field(1e-4, gt=0)
+    first_step_scale: float = Field(0.3, gt=0, le=1, description="rate of a round's first update: Adam starts as lr·sign(g)")
+    inner_steps: int = Field(2, ge=1, description="passes over a round's groups")
+    minibatches: int = Field(1, ge=1, description="updates per pass")
+    drop_uniform_groups: bool = Field(
+        True,
+        description="leave groups of equal rewards out: exact in a round's first update; later ones lose their τ term",
+    )
+    max_tokens_per_microbatch: int = Field(16384, ge=1)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
+    adam_epsilon: float = 1e-8
+    clip_gradient_norm: float = Field(1.0, gt=0)
+
+
+class RlRecipe(StageRecipe):
+    """Rounds of roll out → reward → train → commit."""
+
+    kind: ClassVar[str] = "rl"
+    version: ClassVar[int] = 1
+    roles: ClassVar[tuple[str, ...]] = ("model", "prompts")
+
+    seed: int = 0
+    rounds: int = Field(30, ge=1)
+    prompts_per_round: int = Field(64, ge=1)
+    samples_per_prompt: int = Field(8, ge=2, description="k of eq. 3")
+    max_response_tokens: int = Field(64, ge=1)
+    phase_token_budget: int = Field(64, ge=1, description="tokens per trajectory and phase; the rest continues next round")
+    max_segments: int = Field(8, ge=1, description="a trajectory of this many segments is ended as cut by length")
+    loss_segments: Literal["newest", "all"] = "all"
+    temperature: float = Field(1.0, gt=0)
+    lr_warmup_rounds: int = Field(5, ge=0)
+    length_reward_weight: float = Field(0.0, ge=0)
+    length_reward_from_round: int = Field(0, ge=0)
+    sampler: Literal["uniform", "prioritized"] = "uniform"
+    priority_floor: float = Field(0.05, ge=0, le=1)
+    priority_prior: float = Field(0.5, ge=0, le=1, description="success rate assumed of a prompt not yet tried")
+    mismatch_limit: float = Field(0.01, gt=0, description="largest mean |log-prob difference| of trainer and sampler")
+    transport: Literal["shared_memory", "tcp", "rdma"] = "shared_memory"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    update: PolicyUpdate = PolicyUpdate()
+
+
+class MergeRecipe(StageRecipe):
+    """The weighted average of two models' weights; the paper's is the plain one."""
+
+    kind: ClassVar[str] = "merge"
+    version: ClassVar[int] = 1
+    roles: ClassVar[tuple[str, ...]] = ("long", "short")
+
+    long_weight: float = Field(0.5, ge=0, le=1)

@@ -1,0 +1,155 @@
+"""The sweep: orphaned attempts and uploads always, finished stages only where asked which to keep.
+
+Safe beside running stages: an attempt is garbage only where no manifest and no round names it, no live lease
+covers its key, and it is older than the grace. What a stage at work reads is kept, and all upstream of it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from k15.store.artifact import Store, manifest_path
+from k15.store.job import Job
+from k15.store.lease import read_lease
+from k15.store.manifest import InputRef, Manifest
+from k15.store.objects import ObjectInfo
+from k15.store.runs import RunState, run_records
+
+GRACE_S = 3600.0
+FOLDERS = ("attempts/", "jobs/", "rounds/", "raw/", "leases/")
+
+
+@dataclass
+class Garbage:
+    """What a sweep removed, or (dry_run) would remove."""
+
+    dry_run: bool
+    stages: list[str] = field(default_factory=list)  # keys
+    attempts: list[str] = field(default_factory=list)  # <key>/<uuid>
+    others: list[str] = field(default_factory=list)  # paths of jobs, rounds, raw files, leases
+    num_objects: int = 0
+    num_bytes: int = 0
+    num_uploads: int = 0  # unfinished multipart uploads
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """The store as one pass found it: first the listings, then the leases, then what counts."""
+
+    listed: dict[str, list[ObjectInfo]]  # by folder
+    live: frozenset[str]  # keys under a live lease
+    manifests: dict[str, Manifest]
+    young: datetime  # objects after this moment are never garbage
+
+    def old(self, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+        return [info for info in infos if info.modified < self.young]
+
+
+def gc(
+    store: Store, keep: Sequence[str] | None = None, *, dry_run: bool = False, grace_s: float = GRACE_S
+) -> Garbage:
+    """Remove what nothing needs. With `keep` (URIs, keys or nodes) also finished stages that none of these,
+    no run still going and no stage at work was made from."""
+    survey = _survey(store, grace_s)
+    kept = _kept(store, survey, keep)
+    garbage = Garbage(dry_run, stages=sorted(survey.manifests.keys() - kept.keys()))
+    doomed = _attempts(store, survey, kept, garbage)
+    others = _others(survey, kept, swept_all=keep is not None)
+    garbage.others = [info.path for info in others]
+    garbage.num_objects = len(garbage.stages) + len(doomed) + len(others)
+    garbage.num_bytes = sum(info.size for info in [*doomed, *others])
+    uploads = store.objects.multiparts("attempts/", grace_s)
+    stale = [path for path, _ in uploads if _key_of(path) not in survey.live]
+    garbage.num_uploads = len(stale)
+    if not dry_run:
+        store.objects.delete(
+            [manifest_path(key) for key in garbage.stages]
+        )  # first: then nothing names the rest
+        store.objects.delete([info.path for info in [*doomed, *others]])
+        for path in stale:
+            store.objects.abort_multiparts(path, grace_s)
+    return garbage
+
+
+def _survey(store: Store, grace_s: float) -> _Survey:
+    # The order matters: a lease that ended before it was read has its manifest in place when those are read.
+    listed = {folder: store.objects.list(folder) for folder in FOLDERS}
+    leases = {info.path: info.path.split("/")[1].removesuffix(".json") for info in listed["leases/"]}
+    live = frozenset(key for key in leases.values() if _is_live(store, key))
+    manifests = {manifest.key: manifest for manifest in store.manifests()}
+    return _Survey(listed, live, manifests, datetime.now(UTC) - timedelta(seconds=grace_s))
+
+
+def _is_live(store: Store, key: str) -> bool:
+    found = read_lease(store.objects, key)
+    return found is not None and not found[0].lapsed(found[1].age_s)
+
+
+def _kept(store: Store, survey: _Survey, keep: Sequence[str] | None) -> dict[str, Manifest]:
+    if keep is None:
+        return survey.manifests
+    roots = [store.find(text).key for text in keep]
+    for record in run_records(store):
+        if record.state is RunState.RUNNING:
+            roots += [node.key for node in record.nodes.values()]
+    for key, ref in _job_inputs(store, survey):
+        roots += [key, ref.key]
+    roots += [m.key for m in survey.manifests.values() if _is_young(m, survey.young)]
+    kept: dict[str, Manifest] = {}
+    while roots:
+        key = roots.pop()
+        if key in survey.manifests and key not in kept:
+            kept[key] = survey.manifests[key]
+            roots += [ref.key for ref in kept[key].inputs.values() if not ref.raw]
+    return kept
+
+
+def _job_inputs(store: Store, survey: _Survey) -> list[tuple[str, InputRef]]:
+    """What stages at work, or with rounds to go on from, read: (their key, input)."""
+    wanted = survey.live | {_key_of(info.path) for info in survey.listed["rounds/"]} - survey.manifests.keys()
+    found = []
+    for info in survey.listed["jobs/"]:
+        if _key_of(info.path) in wanted:
+            job: Job = store.job(store.objects.uri(info.path))
+            found += [(job.key, ref) for ref in job.inputs.values()]
+    return found
+
+
+def _attempts(store: Store, survey: _Survey, kept: dict[str, Manifest], garbage: Garbage) -> list[ObjectInfo]:
+    """The objects of attempts that nothing names."""
+    named = {(manifest.key, manifest.attempt) for manifest in kept.values()}
+    rounds = [info for info in survey.listed["rounds/"] if _key_of(info.path) not in survey.manifests]
+    for key in {_key_of(info.path) for info in rounds}:
+        named |= {(record.key, record.attempt) for record in store.rounds(key)}
+    doomed = []
+    for info in survey.old(survey.listed["attempts/"]):
+        key, attempt = info.path.split("/")[1:3]
+        if (key, attempt) not in named and key not in survey.live:
+            doomed.append(info)
+    garbage.attempts = sorted({"/".join(info.path.split("/")[1:3]) for info in doomed})
+    return doomed
+
+
+def _others(survey: _Survey, kept: dict[str, Manifest], *, swept_all: bool) -> list[ObjectInfo]:
+    """Jobs of stages that are done; and where stages are swept too, their rounds, raw files and leases."""
+    unfinished = {_key_of(info.path) for info in survey.listed["rounds/"]} - survey.manifests.keys()
+    busy = survey.live | unfinished
+    doomed = [info for info in survey.old(survey.listed["jobs/"]) if _key_of(info.path) not in busy]
+    if not swept_all:
+        return doomed
+    alive = kept.keys() | busy
+    doomed += [info for info in survey.old(survey.listed["rounds/"]) if _key_of(info.path) not in alive]
+    doomed += [info for info in survey.old(survey.listed["leases/"]) if _key_of(info.path) not in alive]
+    raw = {ref.key for manifest in kept.values() for ref in manifest.inputs.values() if ref.raw}
+    if not busy:  # a stage at work may read a raw file that no manifest names yet
+        doomed += [info for info in survey.old(survey.listed["raw/"]) if info.path.split("/")[1] not in raw]
+    return doomed
+
+
+def _is_young(manifest: Manifest, young: datetime) -> bool:
+    ended = manifest.provenance.ended
+    return bool(ended) and datetime.fromisoformat(ended) > young
+
+
+def _key_of(path: str) -> str:
+    return path.split("/")[1].removesuffix(".json")

@@ -1,0 +1,161 @@
+"""The processes an RL or evaluation stage keeps up: a trainer, a sampler, and the weights between them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from k15.context import StageContext
+from k15.engines.channels import open_sender
+from k15.engines.megatron.checkpoint import Checkpoint, read_config
+from k15.engines.service.client import RemoteSampler, RemoteTrainer
+from k15.engines.service.process import Service, launch_sampler, launch_trainer
+from k15.engines.service.settings import SamplerSettings, TrainerSettings
+from k15.recipes.rl import RlRecipe
+from k15.records import TensorSpec
+
+log = logging.getLogger("stages.services")
+
+MAX_NUM_SEQS = 512
+MIN_KV_CACHE_BYTES = 64 << 20
+KV_CACHE_SHARE = 0.25  # of the stage's declared memory
+TRANSFER_S = 600.0
+BLOCK_TOKENS = 32  # of the sampler's cache
+
+
+def sampler_settings(
+    ctx: StageContext, model_dir: Path, *, max_tokens: int, precision: str, transport: str, version: int = 0
+) -> SamplerSettings:
+    """Sized for sequences of `max_tokens` within the stage's resources; ValueError where the model is too short."""
+    config = read_config(model_dir)
+    limit = int(config["max_position_embeddings"])
+    if max_tokens > limit:
+        raise ValueError(
+            f"prompt and response may have {max_tokens} tokens, the model's max_position_embeddings is {limit}; "
+            f"lower max_response_tokens or activate a longer context"
+        )
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    width = 2 if precision == "bfloat16" else 4
+    per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * width
+    wanted = per_token * (max_tokens + BLOCK_TOKENS) * MAX_NUM_SEQS
+    most = int(ctx.job.resources.memory_gb * KV_CACHE_SHARE * 2**30)
+    return SamplerSettings.parse(
+        {
+            "model_dir": str(model_dir),
+            "version": version,
+            "device": device(ctx),
+            "dtype": precision,
+            "threads": ctx.job.resources.cores,
+            "max_model_len": max_tokens,
+            "max_num_seqs": MAX_NUM_SEQS,
+            "kv_cache_bytes": max(MIN_KV_CACHE_BYTES, min(wanted, most)),
+            "transport": transport,
+        },
+        where="sampler settings",
+    )
+
+
+def device(ctx: StageContext) -> str:
+    """Where a stage's engines run, by what it declared."""
+    return "cuda" if ctx.job.resources.gpus else "cpu"
+
+
+@contextmanager
+def policy_services(
+    ctx: StageContext, recipe: RlRecipe, model_dir: Path, *, version: int, max_tokens: int
+) -> Iterator[tuple[RemoteTrainer, RemoteSampler]]:
+    """A trainer and a sampler of the same weights, connected; both started at once, both ended on leaving."""
+    settings = sampler_settings(
+        ctx,
+        model_dir,
+        max_tokens=max_tokens,
+        precision=recipe.precision,
+        transport=recipe.transport,
+        version=version,
+    )
+    training = TrainerSettings.parse(
+        {
+            "model_dir": str(model_dir),
+            "device": settings.device,
+            "threads": settings.threads,
+            "max_tokens_per_microbatch": recipe.update.max_tokens_per_microbatch,
+            "seed": recipe.seed,
+            "transport": recipe.transport,
+        },
+        where="trainer settings",
+    )
+    with ExitStack() as stack:
+        services = [
+            stack.enter_context(launch_sampler(settings, log_path=ctx.scratch / "sampler.log")),
+            stack.enter_context(launch_trainer(training, log_path=ctx.scratch / "trainer.log")),
+        ]
+        for service in services:
+            service.wait_ready()
+        sampler, trainer = RemoteSampler(services[0], version=version), RemoteTrainer(services[1])
+        trainer.connect(sampler.open_channel(trainer.layout()))
+        log.info("services=ready transport=%s version=%d", recipe.transport, version)
+        yield trainer, sampler
+
+
+class ModelServer:
+    """One sampler for several models: new weights in place where only those differ, else a new process."""
+
+    def __init__(self, ctx: StageContext, *, max_tokens: int, precision: str) -> None:
+        self._ctx, self._max_tokens, self._precision = ctx, max_tokens, precision
+        self._service: Service | None = None
+        self._config: dict[str, Any] = {}
+        self._version = 0
+
+    def serve(self, model_dir: Path) -> RemoteSampler:
+        """A sampler that holds the weights in `model_dir`."""
+        config = read_config(model_dir)
+        if self._service is not None and config == self._config:
+            return self._replace_weights(self._service, model_dir)
+        self.close()
+        settings = sampler_settings(
+            self._ctx,
+            model_dir,
+            max_tokens=self._max_tokens,
+            precision=self._precision,
+            transport="shared_memory",
+        )
+        self._service = launch_sampler(settings, log_path=self._ctx.scratch / "sampler.log").wait_ready()
+        self._config, self._version = config, 0
+        return RemoteSampler(self._service)
+
+    def _replace_weights(self, service: Service, model_dir: Path) -> RemoteSampler:
+        checkpoint = Checkpoint(model_dir)
+        layout = checkpoint_layout(checkpoint)
+        sampler = RemoteSampler(service, version=self._version)
+        self._version += 1
+        sender = open_sender("shared_memory", sampler.open_channel(layout), layout, host="127.0.0.1", timeout_s=60)
+        try:
+            tensors = ((spec.name, checkpoint.tensor(spec.name)) for spec in layout)
+            sampler.update(sender.send(tensors, self._version, deadline_s=TRANSFER_S), deadline_s=TRANSFER_S)
+        finally:
+            sender.close()
+        return sampler
+
+    def close(self) -> None:
+        """End the sampler."""
+        if self._service is not None:
+            self._service.stop()
+            self._service = None
+
+
+def checkpoint_layout(checkpoint: Checkpoint) -> list[TensorSpec]:
+    """The tensors of a checkpoint one after another, by name."""
+    specs, offset = [], 0
+    for name in sorted(checkpoint.names):
+        tensor = checkpoint.tensor(name)
+        specs.append(TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
+        offset += tensor.numel() * tensor.element_size()
+    return specs
+
+
+def longest(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens of the longest sequence; ValueError where there is none."""
+    if not sequences:
+        raise ValueError("there are no prompts; check the data stage's num_train and num_heldout")
+    return max(len(sequence) for sequence in sequences)

@@ -1,0 +1,107 @@
+"""The training service: Megatron behind HTTP. Started by k15.engines.service.process.Service."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from k15.engines.service.main import run_service
+from k15.engines.service.messages import (
+    Address,
+    Empty,
+    Layout,
+    PolicyCall,
+    PublishCall,
+    SaveCall,
+    SupervisedCall,
+)
+from k15.engines.service.server import Endpoint
+from k15.engines.service.settings import TrainerSettings
+from k15.ports import WeightSender
+from k15.recipes.rl import PolicyUpdate
+from k15.records import UpdateStats, WeightTicket
+
+if TYPE_CHECKING:
+    from k15.engines.megatron.trainer import MegatronTrainer
+
+
+class TrainerService:
+    """The trainer's calls as endpoints, and its end of the weight channel."""
+
+    def __init__(self, trainer: "MegatronTrainer", settings: TrainerSettings) -> None:
+        self._trainer = trainer
+        self._settings = settings
+        self._sender: WeightSender | None = None
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Each call under its name."""
+        return {
+            "supervised_step": Endpoint(SupervisedCall, self._supervised_step),
+            "policy_update": Endpoint(PolicyCall, self._policy_update),
+            "layout": Endpoint(Empty, lambda _: Layout(tuple(self._trainer.layout()))),
+            "connect": Endpoint(Address, self._connect),
+            "publish": Endpoint(PublishCall, self._publish),
+            "save": Endpoint(SaveCall, self._save),
+        }
+
+    def close(self) -> None:
+        """Give up the weight channel."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+
+    def _supervised_step(self, call: SupervisedCall) -> dict[str, float]:
+        return self._trainer.supervised_step(call.batch, lr=call.lr)
+
+    def _policy_update(self, call: PolicyCall) -> UpdateStats:
+        from k15.algo.loss import surrogate_loss  # noqa: PLC0415  see run_service
+
+        settings = PolicyUpdate.parse(call.settings, where="policy_update.settings")
+        return self._trainer.policy_update(
+            call.groups, settings=settings, lr=call.lr, surrogate=surrogate_loss
+        )
+
+    def _connect(self, call: Address) -> Empty:
+        from k15.engines.channels import open_sender  # noqa: PLC0415  see run_service
+
+        self.close()
+        settings = self._settings
+        self._sender = open_sender(
+            settings.transport,
+            call.address,
+            self._trainer.layout(),
+            host=settings.host,
+            timeout_s=settings.transfer_timeout_s,
+        )
+        return Empty()
+
+    def _publish(self, call: PublishCall) -> WeightTicket:
+        if self._sender is None:
+            raise ValueError("no weight channel: connect one before publishing")
+        return self._sender.send(self._trainer.tensors(), call.version, deadline_s=call.deadline_s)
+
+    def _save(self, call: SaveCall) -> Empty:
+        self._trainer.save(Path(call.directory))
+        return Empty()
+
+
+@contextmanager
+def build(settings: TrainerSettings) -> Iterator[dict[str, Endpoint]]:
+    """The endpoints of the engine that `settings` describe; its weight channel is given up at the end."""
+    from k15.engines.megatron.trainer import MegatronTrainer  # noqa: PLC0415  see run_service
+
+    trainer = MegatronTrainer(
+        Path(settings.model_dir),
+        threads=settings.threads,
+        max_tokens_per_microbatch=settings.max_tokens_per_microbatch,
+        seed=settings.seed,
+    )
+    service = TrainerService(trainer, settings)
+    try:
+        yield service.endpoints()
+    finally:
+        service.close()
+
+
+if __name__ == "__main__":
+    run_service(__doc__, TrainerSettings, build)

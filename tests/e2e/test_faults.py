@@ -1,0 +1,63 @@
+"""SIGKILL of every process of a run, each mid-round: the next run finishes, nothing done is done again."""
+
+import subprocess
+
+import pytest
+
+from k15.store.artifact import Store
+from k15.store.manifest import Manifest
+from tests.e2e.driver import MICRO, Cli, wait_for
+
+SMALLER = (
+    "--set=final=rl",
+    "--set=nodes.rl.recipe.rounds=4",
+)
+
+
+def rl_rounds(store: Store) -> dict[str, list[str]]:
+    """Attempts of the committed rounds by stage key."""
+    keys = {info.path.split("/")[1] for info in store.objects.list("rounds/")}
+    return {key: [committed.attempt for committed in store.rounds(key)] for key in keys}
+
+
+def attempts(store: Store) -> dict[str, str]:
+    """The winning attempt of every committed stage."""
+    return {manifest.key: manifest.attempt for manifest in store.manifests()}
+
+
+def final_rl(store: Store, seed: int) -> Manifest:
+    (found,) = [m for m in store.manifests() if m.kind == "rl" and m.recipe["seed"] == seed]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("victim", "seed"),
+    [("flows.pipeline", 101), ("stages.rl", 102), ("stages.sampler", 103), ("stages.trainer", 104), ("s3", 105)],
+)
+def test_a_run_killed_mid_round_is_finished_by_the_next(cli: Cli, store: Store, kill_s3, trunk, victim, seed):
+    arguments = ("run", str(trunk), *SMALLER, f"--set=nodes.rl.recipe.seed={seed}")
+    before = rl_rounds(store)
+    run = cli.start(*arguments)
+    wait_for(lambda: any(len(done) >= 1 for key, done in rl_rounds(store).items() if key not in before), "a round")
+    (key,) = set(rl_rounds(store)) - set(before)
+    committed, stages = rl_rounds(store)[key], attempts(store)
+    if victim == "s3":
+        kill_s3()
+    else:
+        cli.kill(victim)
+    finish(run)
+    wait_for(lambda: not cli.processes("stages."), "the end of every stage process", timeout_s=15)
+    again = cli.run(*arguments)
+    assert again.returncode == 0, again.stdout[-4000:] + again.stderr[-4000:]
+    assert len(rl_rounds(store)[key]) == 4
+    assert rl_rounds(store)[key][: len(committed)] == committed, "a committed round was played again"
+    assert stages.items() <= attempts(store).items(), "a finished stage was run again"
+    manifest = final_rl(store, seed)
+    verified = cli.run("verify", f"s3://k15/{cli.env['K15_S3_PREFIX']}/stages/{manifest.key}")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert not cli.processes("stages.") and not cli.processes("flows.")
+
+
+def finish(run: subprocess.Popen[bytes]) -> None:
+    """Wait for a run that may go on by its own retry or end by the fault."""
+    run.wait(timeout=300)

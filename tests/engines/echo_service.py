@@ -1,0 +1,61 @@
+"""A service without an engine: `python -m tests.engines.echo_service --config FILE`."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from k15.config import Config
+from k15.engines.service.main import run_service
+from k15.engines.service.messages import Address, Empty
+from k15.engines.service.server import Endpoint
+
+
+class EchoSettings(Config):
+    greeting: str
+    holds_memory: bool = False
+
+
+def refuse(_: Empty) -> Empty:
+    raise ValueError("this input is refused")
+
+
+def fault(_: Empty) -> Empty:
+    raise ZeroDivisionError("the engine broke")
+
+
+def grind(_: Empty) -> Empty:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)  # minutes in C, deaf to signals
+    return Empty()
+
+
+def rest(call: Address) -> Empty:
+    time.sleep(call.address["seconds"])
+    return Empty()
+
+
+@contextmanager
+def build(settings: EchoSettings) -> Iterator[dict[str, Endpoint]]:
+    print("this line is no announcement")
+    facts = {"pid": os.getpid(), "greeting": settings.greeting}
+    endpoints = {
+        "echo": Endpoint(Address, lambda call: call),
+        "facts": Endpoint(Empty, lambda _: Address(facts)),
+        "refuse": Endpoint(Empty, refuse),
+        "fault": Endpoint(Empty, fault),
+        "grind": Endpoint(Empty, grind),
+        "rest": Endpoint(Address, rest),
+    }
+    if not settings.holds_memory:
+        yield endpoints
+        return
+    from k15.engines.shared_memory import SharedMemoryReceiver
+
+    with closing(SharedMemoryReceiver(4096)) as receiver:
+        facts |= receiver.address()
+        yield endpoints
+
+
+if __name__ == "__main__":
+    run_service(__doc__, EchoSettings, build)

@@ -1,0 +1,205 @@
+"""Megatron's model against Hugging Face's, and the way there and back."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from k15.engines.megatron import checkpoint, mapping, parallel
+from k15.engines.megatron.batch import pack
+from k15.engines.megatron.model import load, logprobs
+from k15.records import Sequence as Row
+from tests.engines.megatron.conftest import VOCABULARY, MakeModel
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning:megatron")]
+FAMILIES = ("llama", "qwen2", "qwen3")
+
+
+@pytest.fixture(autouse=True)
+def _started() -> None:
+    torch.set_num_threads(1)
+    parallel.start(0)
+
+
+def rows(*lengths: int) -> list[Row]:
+    generator = torch.Generator().manual_seed(1)
+    out = []
+    for length in lengths:
+        tokens = torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+        out.append(Row(tuple(tokens), (False,) + (True,) * (length - 1)))
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_logits_are_hugging_faces(make_model: MakeModel, family: str) -> None:
+    directory, reference = make_model(family)
+    module = load(directory).module
+    tokens = torch.randint(VOCABULARY, (2, 48))
+    positions = torch.arange(48).expand(2, 48)
+    expected = reference(tokens).logits
+    assert float((module(tokens, positions, None) - expected).abs().max()) < 1e-4
+    assert float(expected.abs().max()) > 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_packed_rows_do_not_see_each_other(make_model: MakeModel, family: str) -> None:
+    directory, reference = make_model(family)
+    module = load(directory).module
+    batch = rows(13, 200, 20, 2, 90, 20)
+    packed = pack(batch, range(len(batch)), cuda=False)
+    together = logprobs(module, packed)
+    for place, index in enumerate(packed.indices):
+        tokens = torch.tensor(batch[index].token_ids)[None]
+        alone = reference(tokens[:, :-1]).logits[0].log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
+        assert float((together[packed.row_T == place] - alone).abs().max()) < 1e-4
+
+
+@torch.no_grad()
+def test_rows_of_one_length_need_no_padding(make_model: MakeModel) -> None:
+    directory, _ = make_model()
+    module = load(directory).module
+    batch = rows(30, 30, 30)
+    packed = pack(batch, range(3), cuda=False)
+    assert packed.layout.blocks[0].slots_T is None
+    alone = torch.cat([logprobs(module, pack(batch, [n], cuda=False)) for n in range(3)])
+    assert float((logprobs(module, packed) - alone).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_is_equal_to_the_bit(
+    make_model: MakeModel, tmp_path: Path, family: str, tied: bool
+) -> None:
+    directory, _ = make_model(family, tied=tied)
+    load(directory).save(tmp_path / "out")
+    before, after = (load_file(path / "model.safetensors") for path in (directory, tmp_path / "out"))
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (mapping.OUTPUT in after) is not tied
+    configs = [json.loads((path / "config.json").read_text()) for path in (directory, tmp_path / "out")]
+    assert configs[0] == configs[1]
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == '{"kept": "as it was"}'
+
+
+def test_shards_and_their_index_read_like_one_file(make_model: MakeModel, tmp_path: Path) -> None:
+    directory, _ = make_model()
+    loaded = load(directory)
+    sharded = tmp_path / "sharded"
+    checkpoint.save(
+        sharded, loaded.tensors(), config=loaded.arch.config, companions=directory, shard_bytes=50_000
+    )
+    files = sorted(path.name for path in sharded.glob("*.safetensors"))
+    assert len(files) > 2
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((sharded / checkpoint.INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(t.numel() * 4 for _, t in loaded.tensors())
+    again = dict(load(sharded).tensors())
+    assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.tensors())
+
+
+@torch.no_grad()
+def test_a_new_rope_base_is_used_and_written(make_model: MakeModel, tmp_path: Path) -> None:
+    import transformers
+
+    directory, reference = make_model()
+    changed = load(directory, rope_base=1e6, max_positions=1024)
+    changed.save(tmp_path / "out")
+    written = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert written.config.max_position_embeddings == 1024
+    tokens, positions = torch.randint(VOCABULARY, (1, 64)), torch.arange(64)[None]
+    got = changed.module(tokens, positions, None)
+    assert float((got - written(tokens).logits).abs().max()) < 1e-4
+    assert float((got - reference(tokens).logits).abs().max()) > 1e-2
+
+
+def test_errors_name_what_a_checkpoint_lacks_and_has_too_much(make_model: MakeModel) -> None:
+    directory, _ = make_model()
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.9.mlp.up_proj.weight"] = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"lacks 1 tensors: model\.layers\.1\.mlp\.up_proj.*9\.mlp\.up_proj"):
+        load(directory)
+
+
+def test_a_wrong_shape_is_named(make_model: MakeModel) -> None:
+    directory, _ = make_model()
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = torch.ones(3)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"model\.norm\.weight make \(3,\), config\.json asks for \(64,\)"):
+        load(directory)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model_type", "gpt2"), ("attention_bias", True), ("use_sliding_window", True), ("hidden_act", "gelu")],
+)
+def test_what_the_config_asks_for_and_is_not_built_is_refused(
+    make_model: MakeModel, field: str, value: object
+) -> None:
+    directory, _ = make_model()
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ValueError, match=field):
+        load(directory)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json: no such file"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_tied_checkpoint_may_repeat_its_output_layer_but_not_change_it(make_model: MakeModel) -> None:
+    directory, _ = make_model()
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, mapping.OUTPUT: tensors[mapping.EMBEDDING].clone()}, path)
+    load(directory)
+    save_file({**tensors, mapping.OUTPUT: tensors[mapping.EMBEDDING] + 1}, path)
+    with pytest.raises(ValueError, match=r"lm_head\.weight differs"):
+        load(directory)
+
+
+def test_transformer_engines_names_map_to_the_same_tensors(make_model: MakeModel) -> None:
+    directory, _ = make_model()
+    loaded = load(directory)
+    local = [name for name, _ in loaded.module.named_parameters()]
+    fused = [
+        name.replace("input_layernorm.weight", "self_attention.linear_qkv.layer_norm_weight").replace(
+            "pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight"
+        )
+        for name in local
+    ]
+    assert fused != local
+    assert [row for _, row in mapping.rows(fused, 2)] == [row for _, row in mapping.rows(local, 2)]
+    with pytest.raises(ValueError, match=r"decoder\.layers\.0\.router\.weight"):
+        mapping.rows([*local, "decoder.layers.0.router.weight"], 2)
+
+
+def test_layout_of_query_groups() -> None:
+    """Megatron keeps a group's queries, key and value together."""
+    heads = (2, 2, 3)
+    q, k, v = torch.arange(12.0), 100 + torch.arange(6.0), 200 + torch.arange(6.0)
+    joined = mapping.join("qkv", [q, k, v], heads)
+    assert joined[:12].tolist() == [0, 1, 2, 3, 4, 5, 100, 101, 102, 200, 201, 202]
+    assert all(torch.equal(a, b) for a, b in zip(mapping.split("qkv", joined, heads), (q, k, v), strict=True))
+
+
+def test_more_than_data_parallelism_is_refused() -> None:
+    with pytest.raises(ValueError, match="tensor_parallel=2"):
+        parallel.start(0, tensor_parallel=2)
+
+
+def test_blocks_follow_each_other() -> None:
+    packed = pack(rows(3, 200, 90, 17, 40), range(5), cuda=False)
+    blocks = packed.layout.blocks
+    assert blocks[0].start == 0
+    assert blocks[-1].end == len(packed.tokens_T)
+    assert all(a.end == b.start for a, b in pairwise(blocks))

@@ -1,0 +1,8 @@
+"""A quick stage of kind data, for tests of the flow."""
+
+from k15.recipes.data import DataRecipe
+from k15.stage import run_stage
+from tests.flows.stages.orders import follow
+
+if __name__ == "__main__":
+    run_stage(DataRecipe, follow)

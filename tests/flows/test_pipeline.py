@@ -1,0 +1,130 @@
+"""The flow on a real Prefect server and a real store: cached, retried, refused, cancelled, killed."""
+
+import signal
+from datetime import datetime
+
+import pytest
+
+from tests.flows.driver import Flow, kill, wait_for
+
+pytestmark = [pytest.mark.control, pytest.mark.services]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def first_run(flow: Flow) -> str:
+    """Everything done once; the tests change one node's seed to have it run again."""
+    code, output = flow.run()
+    assert code == 0, output
+    return output
+
+
+def seed(number: int) -> tuple[str, str]:
+    return "--set", f"nodes.sft.recipe.seed={number}"
+
+
+def waiting(flow: Flow) -> bool:
+    return any("time.sleep(600)" in line for line in flow.processes())
+
+
+def test_a_second_run_finds_every_stage_in_less_than_a_second(flow: Flow) -> None:
+    code, output = flow.run()
+    assert code == 0, output
+    record = flow.record()
+    assert all(node.cached for node in record.nodes.values())
+    tasks = flow.tasks(record)
+    for name in record.nodes:
+        assert tasks[name]["state_name"] == "Cached"
+        assert tasks[name]["total_run_time"] < 1.0
+
+
+def test_independent_stages_run_at_the_same_time_and_lines_reach_prefect(flow: Flow) -> None:
+    for node in ("sft", "other"):
+        flow.order(node, "slow")
+    code, output = flow.run(*seed(1), "--set", "nodes.other.recipe.seed=1")
+    assert code == 0, output
+    record = flow.record()
+    sft, other = record.nodes["sft"], record.nodes["other"]
+    assert datetime.fromisoformat(sft.started) < datetime.fromisoformat(other.ended)
+    assert datetime.fromisoformat(other.started) < datetime.fromisoformat(sft.ended)
+    (flow.orders / "sft").unlink()
+    (flow.orders / "other").unlink()
+
+    def lines() -> list[str]:
+        wanted = {"logs": {"task_run_id": {"any_": [sft.prefect_task_run_id]}}}
+        return [row["message"] for row in flow.api("logs/filter", wanted)]
+
+    wait_for(lambda: "node=sft order='slow'" in lines(), "the stage's line in Prefect")
+
+
+def test_a_fault_is_retried_and_only_the_failed_stage_runs_again(flow: Flow) -> None:
+    flow.order("sft", "fail")
+    code, output = flow.run(*seed(2))
+    assert code == 0, output
+    record = flow.record()
+    assert {name: node.cached for name, node in record.nodes.items() if not node.cached} == {"sft": False}
+    assert record.nodes["sft"].attempts == 2
+    assert flow.tasks(record)["sft"]["run_count"] == 2
+
+
+def test_bad_input_is_not_retried_and_its_last_lines_are_shown(flow: Flow) -> None:
+    flow.order("sft", "bad input")
+    code, output = flow.run(*seed(3), "--set", "nodes.sft.resources.retries=2")
+    (flow.orders / "sft").unlink()
+    assert code == 2
+    assert "nodes.x.recipe.y: wrong by order" in output and "Traceback" not in output
+    record = flow.record()
+    assert record.nodes["sft"].attempts == 1
+    assert flow.store.manifest(record.nodes["sft"].key) is None
+    assert "wrong by order" in flow.tasks(record)["sft"]["state"]["message"]
+    assert flow.flow_state(record) == "BadInput"
+
+
+def test_a_wrong_recipe_is_refused_before_anything_starts(flow: Flow) -> None:
+    before = flow.record().run_id
+    code, output = flow.run("--set", "nodes.sft.recipe.stepps=1")
+    assert code == 2
+    assert "nodes.sft.recipe" in output and "stepps" in output and "Traceback" not in output
+    assert flow.record().run_id == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_children_and_cancels_the_run(flow: Flow, number: signal.Signals) -> None:
+    flow.order("sft", "wait")
+    process = flow.start(*seed(4))
+    wait_for(lambda: waiting(flow), "the stage")
+    output = kill(process, number)
+    (flow.orders / "sft").unlink()
+    assert process.returncode == 130, output
+    assert flow.processes() == []
+    record = flow.record()
+    assert record.state == "cancelled" and record.nodes["sft"].state == "cancelled"
+    assert flow.flow_state(record) == "Cancelled"
+
+
+def test_cancel_in_prefect_ends_the_children(flow: Flow) -> None:
+    flow.order("sft", "wait")
+    process = flow.start(*seed(5))
+    wait_for(lambda: waiting(flow), "the stage")
+    state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    flow.api(f"flow_runs/{flow.record().prefect_flow_run_id}/set_state", state)
+    output, _ = process.communicate(timeout=60)
+    (flow.orders / "sft").unlink()
+    assert process.returncode == 130, output
+    assert flow.processes() == []
+    assert flow.flow_state(flow.record()) == "Cancelled"
+
+
+@pytest.mark.slow
+def test_a_killed_flow_leaves_nothing_is_finished_by_the_next_and_marked_crashed(flow: Flow) -> None:
+    flow.order("sft", "wait")
+    process = flow.start(*seed(6))
+    wait_for(lambda: waiting(flow), "the stage")
+    kill(process, signal.SIGKILL)
+    (flow.orders / "sft").unlink()
+    wait_for(lambda: flow.processes() == [], "the end of every process", timeout_s=10)
+    killed = flow.record()
+    code, output = flow.run(*seed(6))
+    assert code == 0, output
+    finished = flow.record()
+    assert [name for name, node in finished.nodes.items() if not node.cached] == ["sft"]
+    wait_for(lambda: flow.flow_state(killed) == "Crashed", "the mark on the killed flow", timeout_s=90)

@@ -1,0 +1,54 @@
+"""Text to tokens and back."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from k15.tasks.format import end_token_id, prompt_token_ids, response_text, response_token_ids
+from k15.tasks.tokenizer import train_tokenizer
+
+pytestmark = pytest.mark.engine
+TEXTS = ["State the sum: 12 + 7 =\n", "12 + 7 = 19\nWait. Let me look again. Yes.\n#### 19"] * 50
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(TEXTS, 320)
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:2], "99 bottles, naïve “quotes” 日本 <x>\n\n\t end ", "#### -5"])
+def test_every_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    assert response_text(tokenizer, response_token_ids(tokenizer, text)) == text
+
+
+def test_digits_stand_alone_and_fixed_phrases_are_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = [tokenizer.decode([i]) for i in prompt_token_ids(tokenizer, "State the sum: 12 + 77 =")]
+    assert tokens == ["State the sum: ", "1", "2", " + ", "7", "7", " =", "\n"]
+
+
+def test_a_response_ends_with_the_end_token_and_text_stops_there(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = response_token_ids(tokenizer, "#### 5")
+    assert ids[-1] == end_token_id(tokenizer)
+    assert response_text(tokenizer, [*ids, 300, 301]) == "#### 5"
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert prompt_token_ids(loaded, TEXTS[0]) == prompt_token_ids(tokenizer, TEXTS[0])
+    assert response_text(loaded, response_token_ids(loaded, TEXTS[1])) == TEXTS[1]
+    assert end_token_id(loaded) == end_token_id(tokenizer)
+
+
+def test_a_chat_template_is_used_where_there_is_one() -> None:
+    chat = train_tokenizer(TEXTS, 320)
+    chat.chat_template = (
+        "{% for m in messages %}U:{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} A:{% endif %}"
+    )
+    assert chat.decode(prompt_token_ids(chat, "hi")) == "U:hi A:"
+
+
+def test_too_small_a_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match="vocab_size is 100"):
+        train_tokenizer(TEXTS, 100)
