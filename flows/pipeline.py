@@ -23,14 +23,14 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
 from flows.cancellation import stopped_by_prefect, stopped_by_signals
-from flows.closing import close_run, report_run
+from flows.closing import report_run
 from flows.launcher import ProcessLauncher
 from flows.node import BadInput, may_retry, run_node
 from flows.session import Request, Session, describe_checkout, new_run_id, open_session
 from flows.summary import publish, run_table
 from k15.recipes import producers
 from k15.store.artifact import Store
-from k15.store.mirror import open_parent
+from k15.store.mirror import close_parent, open_parent
 from k15.store.plan import load_pipeline
 from k15.store.runs import RunState, find_run
 
@@ -87,7 +87,7 @@ def pipeline(
         session.ledger.close(state, time.monotonic() - began)
         if state is RunState.DONE:
             session.ledger.close(_report(session), time.monotonic() - began)
-    close_run(session)
+    close_parent(session.ledger.record, {})
     publish(session.ledger.record, session.store)
     return _final_state(session)
 

@@ -29,7 +29,7 @@ class Config(BaseModel):
 def load_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file; ValueError says what is wrong with the file."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; pass a TOML recipe, for example recipes/tiny/pipeline.toml")
+        raise ValueError(f"{path}: no such file; pass a TOML recipe such as recipes/tiny/pipeline.toml")
     try:
         return tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
@@ -41,8 +41,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = merge(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = merge(old, value)
+        merged[key] = value
     return merged
 
 
@@ -51,19 +52,28 @@ def parse_override(text: str) -> dict[str, Any]:
     path, separator, value = text.partition("=")
     if not separator or not path.strip():
         raise ValueError(f"--set {text}: write it as table.field=value, for example nodes.rl.recipe.tau=0.2")
+    leaf: Any
     try:
         leaf = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         leaf = value
-    for part in reversed(path.strip().split(".")):
-        leaf = {part: leaf}
-    return leaf
+    table: dict[str, Any] = {}
+    *parents, last = path.strip().split(".")
+    inner = table
+    for part in parents:
+        inner = inner.setdefault(part, {})
+    inner[last] = leaf
+    return table
 
 
 def _explain(error: ValidationError, where: str) -> str:
     lines = []
     for problem in error.errors():
         field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
-        hint = "unknown key; remove it or correct its name" if problem["type"] == "extra_forbidden" else problem["msg"]
+        hint = (
+            "unknown key; remove it or correct its name"
+            if problem["type"] == "extra_forbidden"
+            else problem["msg"]
+        )
         lines.append(f"{where}: {field}: {hint}")
     return "\n".join(lines)

@@ -25,10 +25,10 @@ class Trainer(Protocol):
     """A training engine that holds the policy's weights."""
 
     def supervised_step(self, batch: Sequence[Any], *, lr: float) -> dict[str, float]:
-        """One optimizer step of token cross-entropy on `batch` (records.Sequence); loss is the mean per loss token."""
+        """One optimizer step of token cross-entropy on `batch`; the loss is the mean per loss token."""
 
     def policy_update(self, groups: Sequence[Group], *, settings: Any, lr: float) -> UpdateStats:
-        """One iteration of METHOD.md §1 on `groups`: optimizer reset, reference under the weights at its start.
+        """One iteration of METHOD.md §1 on `groups`: optimizer reset, reference under the weights now.
 
         `settings` is a recipes.rl.PolicyUpdate; `lr` the rate of this round.
         """

@@ -107,7 +107,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One row to train on: tokens, and for each token whether its log-prob enters the loss (the first never does)."""
+    """One row to train on: tokens, and whether each one's log-prob enters the loss (the first never does)."""
 
     token_ids: tuple[int, ...]
     in_loss: tuple[bool, ...]
@@ -115,7 +115,7 @@ class Sequence:
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.in_loss) or len(self.token_ids) < 2 or self.in_loss[0]:
             raise ValueError(
-                f"a training row needs at least 2 tokens and a loss mask of the same length that is off at the first: "
+                f"a training row needs 2 or more tokens and as many loss flags, the first one off: "
                 f"got {len(self.token_ids)} tokens, {len(self.in_loss)} flags"
             )
 

@@ -14,8 +14,7 @@ from k15.recipes.supervised import ActivateRecipe, ContextPhase
 from k15.records import Sequence as Row
 from k15.stage import StageContext, run_stage
 from k15.tasks.rows import full_rows, short_rows
-from stages.pretrain import document_rows
-from stages.supervised import fit_batches
+from stages.supervised import document_rows, fit_batches
 
 
 def body(ctx: StageContext, recipe: ActivateRecipe) -> None:

@@ -31,14 +31,17 @@ def body(ctx: StageContext, recipe: EvaluateRecipe) -> None:
     artifact = ctx.inputs["prompts"]
     prompts = prompts_from_table(artifact.read_table("prompts.parquet"), artifact.uri)[: recipe.num_prompts]
     if len(prompts) < recipe.num_prompts:
-        raise ValueError(f"evaluate.num_prompts = {recipe.num_prompts}, but only {len(prompts)} held-out prompts exist")
+        raise ValueError(
+            f"evaluate.num_prompts = {recipe.num_prompts}, but only {len(prompts)} held-out prompts exist"
+        )
     names = sorted(role.removeprefix(MODEL_ROLE) for role in ctx.inputs if role.startswith(MODEL_ROLE))
     if not names:
         raise ValueError("evaluate: no model to evaluate; give inputs such as model.rl = 'rl:model'")
     directories = {name: ctx.inputs[MODEL_ROLE + name].download(ctx.scratch / name) for name in names}
     tokenizers = {name: AutoTokenizer.from_pretrained(directory) for name, directory in directories.items()}
     max_tokens = recipe.max_response_tokens + max(
-        longest([prompt_token_ids(tokenizer, prompt.text) for prompt in prompts]) for tokenizer in tokenizers.values()
+        longest([prompt_token_ids(tokenizer, prompt.text) for prompt in prompts])
+        for tokenizer in tokenizers.values()
     )
     outcomes: dict[str, list[Outcome]] = {}
     server = ModelServer(ctx, max_tokens=max_tokens, precision=recipe.precision)
@@ -47,7 +50,9 @@ def body(ctx: StageContext, recipe: EvaluateRecipe) -> None:
             ctx.progress(number, len(names), "models")
             outcomes[name] = evaluate_model(server.serve(directory), tokenizers[name], recipe, prompts)
             passed = [row.status == "correct" for row in outcomes[name] if row.sample >= 0]
-            log.info("model=%s sampled=%.4f responses=%d", name, sum(passed) / len(passed), len(outcomes[name]))
+            log.info(
+                "model=%s sampled=%.4f responses=%d", name, sum(passed) / len(passed), len(outcomes[name])
+            )
     finally:
         server.close()
     ctx.progress(len(names), len(names), "models")
@@ -69,18 +74,30 @@ def evaluate_model(
 
 
 def write(
-    ctx: StageContext, recipe: EvaluateRecipe, outcomes: Mapping[str, Sequence[Outcome]], prompts: Sequence[Prompt]
+    ctx: StageContext,
+    recipe: EvaluateRecipe,
+    outcomes: Mapping[str, Sequence[Outcome]],
+    prompts: Sequence[Prompt],
 ) -> None:
     """evaluation.json, samples.parquet, trajectories.json and the summary."""
     report = summarize(outcomes, recipe)
     rows = [
-        {"model": name, "prompt_id": r.prompt_id, "task": r.task, "sample": r.sample, "status": str(r.status), "tokens": r.tokens}
+        {
+            "model": name,
+            "prompt_id": r.prompt_id,
+            "task": r.task,
+            "sample": r.sample,
+            "status": str(r.status),
+            "tokens": r.tokens,
+        }
         for name, some in outcomes.items()
         for r in some
     ]
     ctx.out.write_json("evaluation.json", report)
     ctx.out.write_table("samples.parquet", pa.Table.from_pylist(rows))
-    ctx.out.write_json("trajectories.json", shown_trajectories(outcomes, prompts, count=recipe.sample_trajectories))
+    ctx.out.write_json(
+        "trajectories.json", shown_trajectories(outcomes, prompts, count=recipe.sample_trajectories)
+    )
     for model in report["models"]:
         name = model["name"]
         ctx.summary |= {f"{name}_{key}": model[key] for key in ("sampled", "greedy", "tokens")}

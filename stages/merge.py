@@ -1,6 +1,6 @@
 """Weight merging (METHOD.md §8): the average of a long-CoT and a short-CoT model.
 
-    python -m stages.merge --job s3://bucket/jobs/…json
+python -m stages.merge --job s3://bucket/jobs/…json
 """
 
 from collections.abc import Iterator

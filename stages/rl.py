@@ -29,7 +29,7 @@ COMPUTE = ("rollout_s", "reward_s", "train_s")
 
 
 class RoundCommit:
-    """Commits a round: its weights, replay state, figures and examples become visible together or not at all."""
+    """Commits a round: weights, replay state, figures and examples become visible together or not at all."""
 
     def __init__(self, ctx: StageContext, trainer: Trainer, rounds: int) -> None:
         self._ctx, self._trainer, self._rounds = ctx, trainer, rounds
@@ -52,7 +52,10 @@ class RoundCommit:
         ctx.progress(number + 1, self._rounds, "rounds")
         log.info(
             "round=%d pass_rate=%.3f tokens=%.1f reward=%.3f wall_s=%.2f orchestration_s=%.2f mismatch=%.1e",
-            *(row[name] for name in ("round", "pass_rate", "tokens_mean", "reward", "wall_s", "orchestration_s")),
+            *(
+                row[name]
+                for name in ("round", "pass_rate", "tokens_mean", "reward", "wall_s", "orchestration_s")
+            ),
             row["mismatch_mean"],
         )
 
@@ -63,18 +66,25 @@ def body(ctx: StageContext, recipe: RlRecipe) -> None:
     if state.next_round < recipe.rounds:
         state = play_missing_rounds(ctx, recipe, model_dir, state)
     if state.next_round < recipe.rounds:
-        raise StageStopped(f"stopped after round {state.next_round} of {recipe.rounds}; a rerun continues there")
+        raise StageStopped(
+            f"stopped after round {state.next_round} of {recipe.rounds}; a rerun continues there"
+        )
     finish(ctx)
 
 
-def play_missing_rounds(ctx: StageContext, recipe: RlRecipe, model_dir: Path, state: ReplayState) -> ReplayState:
+def play_missing_rounds(
+    ctx: StageContext, recipe: RlRecipe, model_dir: Path, state: ReplayState
+) -> ReplayState:
     """The rounds after `state`, with the services up for as long as they last."""
     artifact = ctx.inputs["prompts"]
     prompts = {p.id: p for p in prompts_from_table(artifact.read_table("prompts.parquet"), artifact.uri)}
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in prompts.values()}
     max_tokens = longest(list(encoded.values())) + recipe.max_response_tokens
-    with policy_services(ctx, recipe, model_dir, version=state.next_round, max_tokens=max_tokens) as (trainer, sampler):
+    with policy_services(ctx, recipe, model_dir, version=state.next_round, max_tokens=max_tokens) as (
+        trainer,
+        sampler,
+    ):
         phase = Phase(
             recipe,
             prompts,
@@ -100,7 +110,7 @@ def starting_point(ctx: StageContext) -> tuple[Path, ReplayState]:
 
 
 def finish(ctx: StageContext) -> None:
-    """The final artifact: the last round's weights, every round's figures, examples of first and last rounds."""
+    """The final artifact: the last round's weights, every round's figures and examples."""
     rounds = ctx.store.rounds(ctx.job.key)
     final = ctx.store.open_round(rounds[-1]).download(ctx.scratch / "final", "model")
     ctx.out.add_directory("model", final / "model")

@@ -27,13 +27,13 @@ BLOCK_TOKENS = 32  # of the sampler's cache
 def sampler_settings(
     ctx: StageContext, model_dir: Path, *, max_tokens: int, precision: str, transport: str, version: int = 0
 ) -> SamplerSettings:
-    """Sized for sequences of `max_tokens` within the stage's resources; ValueError where the model is too short."""
+    """Sized for `max_tokens` within the stage's resources; ValueError where the model is too short."""
     config = read_config(model_dir)
     limit = int(config["max_position_embeddings"])
     if max_tokens > limit:
         raise ValueError(
-            f"prompt and response may have {max_tokens} tokens, the model's max_position_embeddings is {limit}; "
-            f"lower max_response_tokens or activate a longer context"
+            f"prompt and response may have {max_tokens} tokens, max_position_embeddings is {limit}; lower"
+            f" max_response_tokens or activate a longer context"
         )
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     width = 2 if precision == "bfloat16" else 4
@@ -129,7 +129,9 @@ class ModelServer:
         layout = checkpoint_layout(checkpoint)
         sampler = RemoteSampler(service, version=self._version)
         self._version += 1
-        sender = open_sender("shared_memory", sampler.open_channel(layout), layout, host="127.0.0.1", timeout_s=60)
+        sender = open_sender(
+            "shared_memory", sampler.open_channel(layout), layout, host="127.0.0.1", timeout_s=60
+        )
         try:
             tensors = ((spec.name, checkpoint.tensor(spec.name)) for spec in layout)
             sampler.update(sender.send(tensors, self._version, deadline_s=TRANSFER_S), deadline_s=TRANSFER_S)

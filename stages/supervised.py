@@ -13,8 +13,8 @@ from k15.loops.supervised import batches, fit
 from k15.recipes.supervised import Optimizer, SupervisedRecipe
 from k15.records import Sequence as Row
 from k15.stage import StageContext, StageStopped
-from k15.store.tables import demonstrations_from_table
-from k15.tasks.rows import demonstration_row, refuse_longer
+from k15.store.tables import demonstrations_from_table, text_from_table
+from k15.tasks.rows import demonstration_row, refuse_longer, text_row
 
 MakeRows = Callable[[Any, StageContext], list[Row]]  # tokenizer, context -> rows
 
@@ -85,3 +85,9 @@ def demonstration_rows(tokenizer: Any, ctx: StageContext) -> list[Row]:
         demonstration_row(tokenizer, shown.prompt, shown.response)
         for shown in demonstrations_from_table(table, data.uri)
     ]
+
+
+def document_rows(tokenizer: Any, ctx: StageContext) -> list[Row]:
+    """The documents of input `data`, one a row, with loss on every token."""
+    data = ctx.inputs["data"]
+    return [text_row(tokenizer, text) for text in text_from_table(data.read_table("text.parquet"), data.uri)]

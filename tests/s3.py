@@ -20,8 +20,9 @@ READY_S = 60.0
 class S3Server:
     """One `weed mini` on loopback with credentials of its own; `environment` names it and them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *flags: str) -> None:
         self._directory = directory
+        self._flags = flags
         self._port = _free_ports()
         self._process: subprocess.Popen[bytes] | None = None
         self.environment = {
@@ -40,7 +41,7 @@ class S3Server:
         command = [str(WEED), "mini", f"-dir={self._directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         with (self._directory / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *ports, *quiet, "-master.telemetry=false"],
+                [*command, *ports, *quiet, *self._flags, "-master.telemetry=false"],
                 env=os.environ | self.environment | {"GOMAXPROCS": "1", "GOMEMLIMIT": "512MiB"},
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
@@ -74,9 +75,9 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(directory: Path) -> Iterator[S3Server]:
-    """A server that is gone when the block ends."""
-    server = S3Server(directory)
+def s3_server(directory: Path, *flags: str) -> Iterator[S3Server]:
+    """A server that is gone when the block ends; `flags` are further options of `weed mini`."""
+    server = S3Server(directory, *flags)
     try:
         server.start()
         yield server

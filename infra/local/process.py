@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +12,20 @@ GRPC_OFFSET = 10_000  # SeaweedFS listens there too
 PORTS = range(12_000, 22_000)  # with the offset still below the range of outgoing connections
 
 
-def start(command: list[str], environment: Mapping[str, str], log: Path, directory: Path) -> tuple[int, int]:
-    """Start a session of its own, output appended to `log`; its leader's pid and start time."""
+def start(command: list[str], environment: Mapping[str, str], log: Path) -> tuple[int, int]:
+    """Start a session of its own, output appended to `log`; its leader's pid and start time.
+
+    `command` begins with an absolute path. Nobody waits for the process: it outlives this one.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return process.pid, start_time(process.pid)
+    appended = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), appended, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawn(command[0], command, dict(environment), file_actions=files, setsid=True)
+    return pid, start_time(pid)
 
 
 def _stat(pid: int) -> list[str]:

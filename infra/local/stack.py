@@ -78,7 +78,7 @@ def _ensure_started(root: Path, name: str, own: Mapping[str, str]) -> bool:
     port = _port(name, old.port, own)
     environment = {**own, **definition.environment(root, port)}
     log = home(root) / "logs" / f"{name}.log"
-    pid, started = process.start(definition.command(root, port), environment, log, root)
+    pid, started = process.start(definition.command(root, port), environment, log)
     services[name] = Service(port=port, pid=pid, started=started)
     write_state(root, State(services=services))
     return True

@@ -3,6 +3,8 @@
 Suffixes: T tokens, N sequences. Log-probs only, never logits.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,20 +19,29 @@ def tau_log_partition(rewards: Tensor, tau: float) -> Tensor:
     return tau * (torch.logsumexp(rewards / tau, -1) - torch.log(torch.tensor(float(rewards.shape[-1]))))
 
 
+def _mean(rewards: Tensor, tau: float) -> Tensor:  # noqa: ARG001 (the signature of a baseline)
+    return rewards.mean()
+
+
+BASELINES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "mean": _mean,
+    "log_partition": tau_log_partition,
+}
+
+
 def advantages(rewards_N: Tensor, group_N: Tensor, *, tau: float, baseline: str) -> Tensor:
     """r_j − b with b of the sequence's own group: the mean reward, or τ log Z. Shape N.
 
-    Groups are numbered; a group of equal rewards gives exactly 0.
+    Groups are numbered; one of equal rewards gives exactly 0. ValueError for a baseline none of BASELINES.
     """
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline {baseline!r}: use one of {', '.join(sorted(BASELINES))}")
     out_N = torch.zeros_like(rewards_N)
     for number in group_N.unique().tolist():
         member_N = group_N == number
         rewards = rewards_N[member_N]
-        if bool((rewards == rewards[0]).all()):
-            continue
-        out_N[member_N] = rewards - (
-            rewards.mean() if baseline == "mean" else tau_log_partition(rewards, tau)
-        )
+        if not bool((rewards == rewards[0]).all()):
+            out_N[member_N] = rewards - BASELINES[baseline](rewards, tau)
     return out_N
 
 

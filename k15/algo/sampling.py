@@ -21,7 +21,7 @@ def uniform(num_prompts: int, *, start: int, count: int, seed: int) -> list[int]
 
 
 def prioritized(weights: Sequence[float], *, count: int, seed: str) -> list[int]:
-    """`count` different positions, drawn without replacement with probability ∝ weight (Efraimidis-Spirakis keys)."""
+    """`count` different positions, drawn with probability ∝ weight (Efraimidis-Spirakis keys)."""
     if count > len(weights):
         raise ValueError(f"asked for {count} prompts out of {len(weights)}")
     generator = random.Random(seed)
@@ -32,7 +32,7 @@ def prioritized(weights: Sequence[float], *, count: int, seed: str) -> list[int]
 def priorities(
     ids: Sequence[str], success: Mapping[str, Sequence[int]], *, floor: float, prior: float
 ) -> list[float]:
-    """P(i) ∝ max(floor, 1 − s_i), s_i the tracked success rate (correct, judged), `prior` for an untried prompt."""
+    """P(i) ∝ max(floor, 1 − s_i); s_i from (correct, judged) counts, `prior` for an untried prompt."""
     weights = []
     for prompt_id in ids:
         correct, judged = success.get(prompt_id, (0, 0))

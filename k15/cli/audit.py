@@ -1,6 +1,7 @@
 """`k15 lineage`, `k15 verify`, `k15 gc`: where a result comes from, if it still is that, what may go."""
 
 import argparse
+import re
 import sys
 from dataclasses import asdict
 
@@ -10,12 +11,14 @@ from k15.cli.look import human_size
 from k15.cli.world import Adder, World
 from k15.store.gc import GRACE_S, Garbage, gc
 from k15.store.graph import graph_of, mermaid, upstream
+from k15.store.manifest import CorruptArtifact, InputRef
 from k15.store.reindex import reindex
 from k15.store.runs import latest_run
 from k15.store.tree import lineage, render, verify
 
 EXPERIMENT = "k15"
 SHOWN = 12
+WHOLE_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def add_commands(add: Adder) -> None:
@@ -59,7 +62,7 @@ def show_lineage(args: argparse.Namespace, world: World) -> int:
     """The tree, or the graph as Mermaid, or MLflow filled again."""
     if args.reindex:
         return _reindex(args, world)
-    ref = world.store.find(args.uri or _final(world))
+    ref = _ref(world, args.uri)
     if args.mermaid:
         known = {manifest.key: manifest for manifest in world.store.manifests()}
         text = mermaid(graph_of(upstream(known, [ref.key])))
@@ -72,7 +75,11 @@ def show_lineage(args: argparse.Namespace, world: World) -> int:
 
 def show_verify(args: argparse.Namespace, world: World) -> int:
     """Every problem by its URI; 1 where there is one."""
-    ref = world.store.find(args.uri or _final(world))
+    try:
+        ref = _ref(world, args.uri)
+    except CorruptArtifact as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     uri = world.store.uri(ref.key, ref.part)
     hashed = 0
 
@@ -100,12 +107,18 @@ def show_gc(args: argparse.Namespace, world: World) -> int:
     return 0
 
 
+def _ref(world: World, text: str) -> InputRef:
+    """The artifact meant; a whole key is looked up alone, so that damage elsewhere does not hide it."""
+    key = (text or _final(world)).removeprefix(world.store.uri(""))
+    manifest = world.store.manifest(key) if WHOLE_KEY.fullmatch(key) else None
+    return manifest.ref() if manifest else world.store.find(text or key)
+
+
 def _final(world: World) -> str:
     record = latest_run(world.store)
     if not record.final_key:
-        raise ValueError(
-            f"run {record.run_id} has no final model yet; name an artifact (`k15 ls` shows them)"
-        )
+        text = f"run {record.run_id} has no final model yet; name an artifact (`k15 ls` shows them)"
+        raise ValueError(text)
     return record.final_key
 
 

@@ -18,6 +18,7 @@ from k15.store.runs import RunRecord, run_records
 PREVIEW_BYTES = 4 * 2**20  # files above this are listed, not opened
 JSON_LINES = 12
 CELL = 60
+MAX_COLUMNS = 8
 
 
 def add_commands(add: Adder) -> None:
@@ -136,7 +137,11 @@ def _print_artifact(
     for entry in artifact.files:
         out.print(f"\n[bold]{entry.path}[/bold]  {human_size(entry.size)}  [dim]{short(entry.sha256)}[/dim]")
         shown = previews[entry.path]
-        if isinstance(shown, list) and shown and isinstance(shown[0], dict):
+        if isinstance(shown, list) and shown and len(shown[0]) > MAX_COLUMNS:
+            for row in shown:
+                text = "  ".join(f"{name}={_cell(value)}" for name, value in row.items())
+                out.print(Text(f"  {text}"))
+        elif isinstance(shown, list) and shown and isinstance(shown[0], dict):
             out.print(_rows_table(shown))
         elif shown is not None:
             lines = json.dumps(shown, indent=1, ensure_ascii=False).splitlines()

@@ -16,6 +16,7 @@ from k15.store.plan import Change, Explanation, PlanRow, plan, why
 
 STYLES = {"done": "green", "will run": "yellow", "decided later": "dim"}
 DEFAULT_RECIPE = "tiny"
+SHOWN = 3  # changes of a node in the plan
 
 
 def add_commands(add: Adder) -> None:
@@ -62,12 +63,12 @@ def show_plan(args: argparse.Namespace, world: World) -> int:
     """The plan, and a warning for every stage whose code changed without its version."""
     rows = plan(world.store, world.pipeline(args), world.root, strict=args.strict)
     world.put([asdict(row) for row in rows], lambda: world.console.print(_plan_table(rows)))
-    for row in rows:
-        if row.code_changed and not args.strict:
-            sys.stderr.write(
-                f"k15: warning: {row.node}: the code of stage {row.kind} changed since its newest result and "
-                "its version did not; raise the version in its recipe class, or rerun it with --strict\n"
-            )
+    stale = [row.node for row in rows if row.code_changed and row.status == "done"]
+    if stale:
+        sys.stderr.write(
+            f"k15: warning: {', '.join(stale)}: the code changed since this result was made, its version did "
+            "not; raise the version in the stage's recipe class, or rerun with --strict\n"
+        )
     return 0
 
 
@@ -90,7 +91,9 @@ def _plan_table(rows: Sequence[PlanRow]) -> Table:
 
 
 def _because(row: PlanRow) -> str:
-    reasons = [_shown(change) for change in row.changed]
+    reasons = [_shown(change) for change in row.changed[:SHOWN]]
+    if len(row.changed) > SHOWN:
+        reasons.append(f"{len(row.changed) - SHOWN} more (k15 why {row.node})")
     if row.waits_for:
         reasons.append("after " + ", ".join(row.waits_for))
     if row.code_changed:

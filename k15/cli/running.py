@@ -4,10 +4,15 @@ import argparse
 import os
 import sys
 from typing import NoReturn
+from urllib.parse import urlsplit
+
+import httpx
 
 from k15.cli.planning import add_recipe
 from k15.cli.world import Adder, World, recipe_path
-from k15.store.plan import load_pipeline
+from k15.store.tracking import LOOPBACK
+
+PREFECT_TIMEOUT_S = 10.0
 
 
 def add_commands(add: Adder) -> None:
@@ -26,10 +31,9 @@ def add_commands(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace, world: World) -> NoReturn:
-    """Check the recipe and the store, then replace this process by the flow's."""
+    """Replace this process by the flow's, which checks recipe and store before it starts anything."""
     path = recipe_path(world.root, args.recipe).resolve()
-    load_pipeline(path, args.set, world.root)
-    world.store.objects.check()
+    check_prefect(world.services["PREFECT_API_URL"])
     shown = path.relative_to(world.root) if path.is_relative_to(world.root) else path
     command = [sys.executable, "-m", "flows.pipeline", str(shown)]
     command += [f"--set={text}" for text in args.set]
@@ -37,3 +41,15 @@ def run(args: argparse.Namespace, world: World) -> NoReturn:
     os.chdir(world.root)
     sys.stdout.flush()
     os.execve(sys.executable, command, world.services)
+
+
+def check_prefect(api_url: str) -> None:
+    """ValueError where no Prefect server answers; any answer will do, refusals are the flow's to tell."""
+    trust_env = urlsplit(api_url).hostname not in LOOPBACK  # a proxy is for servers elsewhere
+    try:
+        httpx.get(f"{api_url.rstrip('/')}/health", timeout=PREFECT_TIMEOUT_S, trust_env=trust_env)
+    except httpx.HTTPError as error:
+        raise ValueError(
+            f"PREFECT_API_URL={api_url}: no answer ({type(error).__name__}); `make up` starts the local "
+            "server, or set it to yours"
+        ) from None

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from k15.engines.mooncake.transfer import MooncakeReceiver, MooncakeSender
 from k15.engines.shared_memory import SharedMemoryReceiver, SharedMemorySender
 from k15.ports import WeightReceiver, WeightSender
 from k15.records import TensorSpec
@@ -13,6 +12,9 @@ def open_receiver(transport: str, payload_bytes: int, *, host: str, timeout_s: i
     """The sampler's end; ValueError for an unknown transport, or for rdma without a device."""
     if transport == "shared_memory":
         return SharedMemoryReceiver(payload_bytes)
+    # Mooncake needs system libraries that shared memory does not.
+    from k15.engines.mooncake.transfer import MooncakeReceiver
+
     return MooncakeReceiver(payload_bytes, transport=transport, host=host, timeout_s=timeout_s)
 
 
@@ -25,4 +27,6 @@ def open_sender(
         raise ValueError(f"transport: the trainer has {transport!r}, the sampler {theirs!r}")
     if transport == "shared_memory":
         return SharedMemorySender(address, layout)
+    from k15.engines.mooncake.transfer import MooncakeSender
+
     return MooncakeSender(address, layout, transport=transport, host=host, timeout_s=timeout_s)

@@ -39,7 +39,15 @@ def answer_prompts(
     """Samples and one greedy response of a model for every prompt, judged."""
     tokens = [encode(prompt) for prompt in prompts]
     sampled = [
-        SampleRequest(ids, recipe.max_response_tokens, recipe.samples_per_prompt, (), recipe.temperature, recipe.seed + i, False)
+        SampleRequest(
+            ids,
+            recipe.max_response_tokens,
+            recipe.samples_per_prompt,
+            (),
+            recipe.temperature,
+            recipe.seed + i,
+            False,
+        )
         for i, ids in enumerate(tokens)
     ]
     greedy = [SampleRequest(ids, recipe.max_response_tokens, 1, (), 0.0, 0, False) for ids in tokens]
@@ -92,14 +100,21 @@ def _pair_figures(
         ones, others = of(outcomes[first]), of(outcomes[second])
         common = [prompt_id for prompt_id in ones if prompt_id in others]
         interval = paired_interval(
-            [ones[i] for i in common], [others[i] for i in common], draws=recipe.bootstrap_draws, seed=recipe.seed
+            [ones[i] for i in common],
+            [others[i] for i in common],
+            draws=recipe.bootstrap_draws,
+            seed=recipe.seed,
         )
-        figures |= {f"{key}_difference": interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+        figures |= {
+            f"{key}_difference": interval.mean,
+            f"{key}_low": interval.low,
+            f"{key}_high": interval.high,
+        }
     return figures
 
 
 def _passed(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Share of correct among the judged samples of each prompt; prompts without a judged sample are left out."""
+    """Share of correct among each prompt's judged samples; a prompt without one is left out."""
     scores: dict[str, list[float]] = {}
     for row in outcomes:
         if row.sample != GREEDY and row.status is not Status.UNJUDGED:
@@ -136,5 +151,12 @@ def shown_trajectories(
             for row in rows
             if row.prompt_id == prompt.id and row.sample == 0
         }
-        shown.append({"prompt": prompt.text, "reference": prompt.reference, "task": prompt.task, "responses": responses})
+        shown.append(
+            {
+                "prompt": prompt.text,
+                "reference": prompt.reference,
+                "task": prompt.task,
+                "responses": responses,
+            }
+        )
     return shown

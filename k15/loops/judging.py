@@ -22,7 +22,9 @@ def judge_group(
     ]
 
 
-def training_group(recipe: RlRecipe, group: OpenGroup, verdicts: Sequence[Verdict], number: int) -> Group | None:
+def training_group(
+    recipe: RlRecipe, group: OpenGroup, verdicts: Sequence[Verdict], number: int
+) -> Group | None:
     """The judged responses with their rewards; None where fewer than two were judged (no baseline)."""
     judged = [
         (trajectory, verdict.score)
@@ -33,10 +35,16 @@ def training_group(recipe: RlRecipe, group: OpenGroup, verdicts: Sequence[Verdic
         return None
     weight = recipe.length_reward_weight if number >= recipe.length_reward_from_round else 0.0
     rewards = group_rewards(
-        [len(trajectory.token_ids) for trajectory, _ in judged], [score for _, score in judged], length_weight=weight
+        [len(trajectory.token_ids) for trajectory, _ in judged],
+        [score for _, score in judged],
+        length_weight=weight,
     )
-    rows = [training_row(trajectory, newest_only=recipe.loss_segments == "newest") for trajectory, _ in judged]
-    sampled = tuple(logprobs_in_loss(trajectory, row) for (trajectory, _), row in zip(judged, rows, strict=True))
+    rows = [
+        training_row(trajectory, newest_only=recipe.loss_segments == "newest") for trajectory, _ in judged
+    ]
+    sampled = tuple(
+        logprobs_in_loss(trajectory, row) for (trajectory, _), row in zip(judged, rows, strict=True)
+    )
     return Group(group.prompt_id, tuple(rows), tuple(rewards), sampled)
 
 

@@ -49,9 +49,9 @@ class ReplayState:
 def requests(
     group: OpenGroup, *, budget: int, max_response: int, temperature: float, seed: int
 ) -> list[tuple[list[int], SampleRequest]]:
-    """What to sample for a group, each with the samples (positions in the group) it serves.
+    """What to sample for a group, each with the positions in the group it serves.
 
-    A fresh group is one request for all its samples; an unfinished trajectory is continued from its own tokens.
+    A fresh group is one request for all its samples; an unfinished response goes on from its own tokens.
     """
     first = group.trajectories[0]
     if all(not trajectory.segments for trajectory in group.trajectories):
@@ -85,7 +85,12 @@ def requests(
 
 
 def extend(
-    group: OpenGroup, positions: Sequence[int], segments: Sequence[Segment], *, max_response: int, max_segments: int
+    group: OpenGroup,
+    positions: Sequence[int],
+    segments: Sequence[Segment],
+    *,
+    max_response: int,
+    max_segments: int,
 ) -> OpenGroup:
     """The group with new segments; one that may not grow further ends as cut by length."""
     trajectories = list(group.trajectories)

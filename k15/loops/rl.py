@@ -1,4 +1,4 @@
-"""The RL phase (METHOD.md §1, §5): rounds of roll out → reward → train → publish → commit, over ports only."""
+"""The RL phase (METHOD.md §1, §5): rounds of roll out → reward → train → publish → commit."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
-from k15.algo.sampling import prioritized, priorities, uniform
+from k15.algo.sampling import priorities, prioritized, uniform
 from k15.loops.judging import judge_group, tally, training_group
 from k15.loops.replay import OpenGroup, ReplayState, extend, requests
 from k15.ports import Reward, Sampler, Trainer
@@ -27,7 +27,9 @@ Row = dict[str, float]
 class Commit(Protocol):
     """Makes a round durable; until it returns, the round has not happened."""
 
-    def __call__(self, state: ReplayState, row: Row, examples: list[dict[str, Any]], clock: "Clock") -> None: ...
+    def __call__(
+        self, state: ReplayState, row: Row, examples: list[dict[str, Any]], clock: "Clock"
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Clock:
         return {**self.seconds, "wall_s": time.perf_counter() - self.started}
 
 
-def run_phase(phase: Phase, state: ReplayState, *, commit: Commit, stopping: Callable[[], bool]) -> ReplayState:
+def run_phase(
+    phase: Phase, state: ReplayState, *, commit: Commit, stopping: Callable[[], bool]
+) -> ReplayState:
     """Play the rounds `state` has not seen; returns the state of the last committed one."""
     while state.next_round < phase.recipe.rounds and not stopping():
         clock = Clock()
@@ -72,7 +76,9 @@ def run_phase(phase: Phase, state: ReplayState, *, commit: Commit, stopping: Cal
     return state
 
 
-def play_round(phase: Phase, state: ReplayState, clock: Clock) -> tuple[ReplayState, Row, list[dict[str, Any]]]:
+def play_round(
+    phase: Phase, state: ReplayState, clock: Clock
+) -> tuple[ReplayState, Row, list[dict[str, Any]]]:
     """One round: the state after it, its figures, and a few of its trajectories."""
     recipe, number = phase.recipe, state.next_round
     with clock("rollout"):
@@ -81,13 +87,18 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> tuple[ReplaySt
     complete = [group for group in groups if group.complete]
     still_open = tuple(group for group in groups if not group.complete)
     with clock("reward"):
-        verdicts = [judge_group(group, phase.prompts[group.prompt_id], phase.decode, phase.judge) for group in complete]
+        verdicts = [
+            judge_group(group, phase.prompts[group.prompt_id], phase.decode, phase.judge)
+            for group in complete
+        ]
         groups_made = [training_group(recipe, *pair, number) for pair in zip(complete, verdicts, strict=True)]
         training = [group for group in groups_made if group is not None]
     stats = UpdateStats(0, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
     if training:
         with clock("train"):
-            stats = phase.trainer.policy_update(training, settings=recipe.update, lr=learning_rate(recipe, number))
+            stats = phase.trainer.policy_update(
+                training, settings=recipe.update, lr=learning_rate(recipe, number)
+            )
         check_mismatch(stats, recipe.mismatch_limit, number)
         with clock("publish"):
             ticket = phase.trainer.publish(number + 1, deadline_s=TRANSFER_DEADLINE_S)
@@ -124,7 +135,7 @@ def take_groups(phase: Phase, state: ReplayState) -> tuple[list[OpenGroup], int]
 
 
 def roll_out(phase: Phase, groups: list[OpenGroup], number: int) -> list[OpenGroup]:
-    """Every group with this phase's segments: at most phase_token_budget tokens per trajectory (METHOD.md §5)."""
+    """Every group with this phase's segments: at most phase_token_budget tokens each (METHOD.md §5)."""
     recipe = phase.recipe
     asked = []
     for index, group in enumerate(groups):
@@ -160,9 +171,9 @@ def check_mismatch(stats: UpdateStats, limit: float, number: int) -> None:
     if not stats.mismatch_mean <= limit:
         raise RuntimeError(
             f"round {number}: trainer and sampler log-probs differ by {stats.mismatch_mean:.2e} on average "
-            f"(largest {stats.mismatch_max:.2e}), above mismatch_limit = {limit:g}: the ratio of eq. 3 would be wrong. "
-            f"The sampler may hold other weights than the trainer, or a precision too low; raise the limit only "
-            f"with a measured reason."
+            f"(largest {stats.mismatch_max:.2e}), above mismatch_limit = {limit:g}: eq. 3's ratio would be wrong. "
+            f"The sampler may hold other weights than the trainer, or its precision is too low; raise the "
+            f"limit only with a measured reason."
         )
 
 

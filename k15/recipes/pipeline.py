@@ -45,7 +45,9 @@ class Pipeline(Config):
         for name, node in waiting.items():
             for role, source in node.inputs.items():
                 if source.partition(":")[0] not in self.nodes:
-                    raise ValueError(f"nodes.{name}.inputs.{role}: no node named {source.partition(':')[0]!r}")
+                    raise ValueError(
+                        f"nodes.{name}.inputs.{role}: no node named {source.partition(':')[0]!r}"
+                    )
         if self.final not in self.nodes:
             raise ValueError(f"final: no node named {self.final!r}")
         while waiting:

@@ -14,14 +14,16 @@ class PolicyUpdate(Config):
     tau: float = Field(0.1, gt=0, description="weight of the squared log-ratio (METHOD.md §1)")
     baseline: Literal["mean", "log_partition"] = "mean"
     lr: float = Field(1e-4, gt=0)
-    first_step_scale: float = Field(0.3, gt=0, le=1, description="rate of a round's first update: Adam starts as lr·sign(g)")
+    first_step_scale: float = Field(
+        0.3, gt=0, le=1, description="of a round's first update: Adam starts as lr·sign(g)"
+    )
     inner_steps: int = Field(2, ge=1, description="passes over a round's groups")
     minibatches: int = Field(1, ge=1, description="updates per pass")
     drop_uniform_groups: bool = Field(
         True,
-        description="leave groups of equal rewards out: exact in a round's first update; later ones lose their τ term",
+        description="leave groups of equal rewards out: exact in a first update, later ones lose their τ term",
     )
-    max_tokens_per_microbatch: int = Field(16384, ge=1)
+    max_tokens_per_microbatch: int = Field(4096, ge=8)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     adam_epsilon: float = 1e-8
@@ -40,8 +42,12 @@ class RlRecipe(StageRecipe):
     prompts_per_round: int = Field(64, ge=1)
     samples_per_prompt: int = Field(8, ge=2, description="k of eq. 3")
     max_response_tokens: int = Field(64, ge=1)
-    phase_token_budget: int = Field(64, ge=1, description="tokens per trajectory and phase; the rest continues next round")
-    max_segments: int = Field(8, ge=1, description="a trajectory of this many segments is ended as cut by length")
+    phase_token_budget: int = Field(
+        64, ge=1, description="tokens per trajectory and phase; the rest continues next round"
+    )
+    max_segments: int = Field(
+        8, ge=1, description="a trajectory of this many segments is ended as cut by length"
+    )
     loss_segments: Literal["newest", "all"] = "all"
     temperature: float = Field(1.0, gt=0)
     lr_warmup_rounds: int = Field(5, ge=0)
@@ -49,8 +55,12 @@ class RlRecipe(StageRecipe):
     length_reward_from_round: int = Field(0, ge=0)
     sampler: Literal["uniform", "prioritized"] = "uniform"
     priority_floor: float = Field(0.05, ge=0, le=1)
-    priority_prior: float = Field(0.5, ge=0, le=1, description="success rate assumed of a prompt not yet tried")
-    mismatch_limit: float = Field(0.01, gt=0, description="largest mean |log-prob difference| of trainer and sampler")
+    priority_prior: float = Field(
+        0.5, ge=0, le=1, description="success rate assumed of a prompt not yet tried"
+    )
+    mismatch_limit: float = Field(
+        0.01, gt=0, description="largest mean |log-prob difference| of trainer and sampler"
+    )
     transport: Literal["shared_memory", "tcp", "rdma"] = "shared_memory"
     precision: Literal["float32", "bfloat16"] = "float32"
     update: PolicyUpdate = PolicyUpdate()

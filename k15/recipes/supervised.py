@@ -31,7 +31,7 @@ class SupervisedRecipe(StageRecipe):
     steps: int = Field(ge=1)
     examples_per_step: int = Field(96, ge=1)
     max_tokens: int = Field(512, ge=8, description="longer examples are refused, never cut silently")
-    max_tokens_per_microbatch: int = Field(16384, ge=8)
+    max_tokens_per_microbatch: int = Field(4096, ge=8, description="a row is never split")
     optimizer: Optimizer = Optimizer()
 
 
@@ -59,8 +59,10 @@ class ActivateRecipe(StageRecipe):
     seed: int = 0
     rope_base: float = Field(1_000_000.0, gt=1)
     phases: tuple[ContextPhase, ...] = Field(min_length=1)
-    full_attention_share: float = Field(0.4, ge=0, le=1, description="rows of full length; the rest packs short ones")
-    max_tokens_per_microbatch: int = Field(16384, ge=8)
+    full_attention_share: float = Field(
+        0.4, ge=0, le=1, description="rows of full length; the rest packs short ones"
+    )
+    max_tokens_per_microbatch: int = Field(4096, ge=8, description="a row is never split")
     optimizer: Optimizer = Optimizer()
 
 

@@ -125,6 +125,7 @@ def rounds_chart(facts: RunFacts, column: str, title: str, *, percent: bool) -> 
     y = Scale(*padded(values, 0.12), frame[3], frame[1])
     canvas.text((0, 14), title, "panel")
     axes(canvas, frame, x, y, percent=percent, about=4)
+    canvas.text((frame[2], frame[3] + 18), "round", "tick", "end")
     classes = colours(facts)
     for phase in facts.phases:
         numbers = [row[column] for row in phase.rounds]

@@ -66,7 +66,7 @@ def _clause(gain: Gain) -> str:
     before, after = gain.before.sampled.value, gain.after.sampled.value
     if gain.cuts_length:
         verb = "cuts" if gain.tokens.value <= 0 else "adds"
-        change = f"{100 * gain.points.value:+.1f} points"
+        change = f"{signed(100 * gain.points.value)} points"
         share = f"<em>{abs(gain.tokens.value):.0%} of the tokens</em>"
         return f"the length reward {verb} {share} at {change} of accuracy"
     verb = "lifts" if after >= before else "lowers"
@@ -78,15 +78,15 @@ def tiles(facts: RunFacts) -> list[Tile]:
     found = []
     final = facts.made_by(facts.record.final_key)
     if final:
-        more = f"95 % interval {_span(final.sampled, 100)} · greedy {final.greedy.value:.1%}"
+        more = f"95% interval {_span(final.sampled, 100)} · greedy {final.greedy.value:.1%}"
         found.append(Tile(f"Final model, {final.name}", f"{final.sampled.value:.1%}", "pass@1", more))
     for gain in gains(facts):
         found.append(_gain_tile(gain))
         control = _control_of(facts, gain)
         pair = facts.difference(gain.after.name, control.name) if control and not gain.cuts_length else None
         if control and pair:
-            more = f"{_span(pair.sampled, 100, signed=True)} · {_effort(facts, gain, control)}"
-            value = f"{100 * pair.sampled.value:+.1f}"
+            more = f"{_span(pair.sampled, 100, with_sign=True)} · {_effort(facts, gain, control)}"
+            value = signed(100 * pair.sampled.value)
             found.append(Tile(f"{gain.after.name} over {control.name}", value, "points", more))
     idle = facts.orchestration
     if idle:
@@ -98,10 +98,12 @@ def tiles(facts: RunFacts) -> list[Tile]:
 def _gain_tile(gain: Gain) -> Tile:
     names = f"{gain.after.name} over {gain.before.name}"
     if gain.cuts_length:
-        more = f"{_span(gain.tokens, 100, signed=True)} · accuracy {100 * gain.points.value:+.1f} points"
-        return Tile(f"Tokens, {names}", f"{100 * gain.tokens.value:+.0f} %", "", more)
-    more = f"{_span(gain.points, 100, signed=True)} · paired by prompt"
-    return Tile(names, f"{100 * gain.points.value:+.1f}", "points", more)
+        more = (
+            f"{_span(gain.tokens, 100, with_sign=True)} · accuracy {signed(100 * gain.points.value)} points"
+        )
+        return Tile(f"Tokens, {names}", f"{signed(100 * gain.tokens.value, 0)}%", "", more)
+    more = f"{_span(gain.points, 100, with_sign=True)} · paired by prompt"
+    return Tile(names, signed(100 * gain.points.value), "points", more)
 
 
 def _control_of(facts: RunFacts, gain: Gain) -> Model | None:
@@ -121,6 +123,11 @@ def _effort(facts: RunFacts, gain: Gain, control: Model) -> str:
     return f"{steps} updates each" if steps and steps == updates else "paired by prompt"
 
 
-def _span(measure: Measure, scale: float, *, signed: bool = False) -> str:
-    sign = "+" if signed else ""
-    return f"{scale * measure.low:{sign}.1f} to {scale * measure.high:{sign}.1f}"
+def signed(value: float, decimals: int = 1) -> str:
+    """A number with its sign, a true minus."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def _span(measure: Measure, scale: float, *, with_sign: bool = False) -> str:
+    low, high = scale * measure.low, scale * measure.high
+    return f"{signed(low)} to {signed(high)}" if with_sign else f"{low:.1f} to {high:.1f}"

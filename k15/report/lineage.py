@@ -41,7 +41,8 @@ def lineage_chart(facts: RunFacts) -> str:
         shape = "ring" if node.kind == "raw" else "dot"
         canvas.add("circle", title=node.digest, cx=at[0], cy=at[1], r=5.5, kind=f"{shape} {classes[key]}")
         canvas.text((text_left, at[1] + 4.5), node.name, "label strong")
-        canvas.text((text_left + 96, at[1] + 4.5), _reads(graph, key, node.kind), "note")
+        canvas.text((text_left + 92, at[1] + 4.5), "raw file" if node.kind == "raw" else node.kind, "note")
+        canvas.text((text_left + 164, at[1] + 4.5), _reads(graph, key), "note")
         canvas.text((WIDTH - 210, at[1] + 4.5), short(node.digest), "mono", title=node.digest)
         stage = names.get(key)
         if stage:
@@ -100,20 +101,16 @@ def _classes(facts: RunFacts, graph: Graph) -> dict[str, str]:
     return {key: by_stage.get(names.get(key, ""), NEUTRAL) for key in graph.nodes}
 
 
-def _reads(graph: Graph, key: str, kind: str) -> str:
-    read: dict[str, list[str]] = {}
-    for edge in graph.edges:
-        if edge.target == key:
-            read.setdefault(graph.nodes[edge.source].name, []).append(edge.label)
-    if kind == "raw":
-        return "raw file"
-    inputs = ", ".join(_input(name, labels) for name, labels in read.items())
-    return f"{kind} ← {inputs}" if inputs else kind
-
-
-def _input(name: str, labels: list[str]) -> str:
-    parts = [label for label in labels if label not in ("model", name)]
-    return f"{name}:{'+'.join(parts)}" if parts else name
+def _reads(graph: Graph, key: str) -> str:
+    """What a node was made from, models first."""
+    edges = sorted(
+        (edge for edge in graph.edges if edge.target == key), key=lambda edge: edge.label != "model"
+    )
+    names = []
+    for edge in edges:
+        name = graph.nodes[edge.source].name
+        names.append(name if edge.label in ("model", name) else f"{name}:{edge.label}")
+    return f"← {', '.join(names)}" if names else ""
 
 
 def _x(lane: int) -> float:

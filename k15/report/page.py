@@ -72,7 +72,7 @@ def _models(facts: RunFacts) -> str:
     final = facts.record.final_key
     prompts = f"{facts.models[0].n:,} held-out prompts"
     text = (
-        f"Every model on the same {prompts}. Whiskers and small print are 95 % intervals, bootstrapped over "
+        f"Every model on the same {prompts}. Whiskers and small print are 95% intervals, bootstrapped over "
         "prompts; arrows lead from a model to the one made from it."
     )
     classes = of_model(facts)
@@ -159,8 +159,8 @@ def _answer(name: str, answer: Mapping[str, Any], classes: Mapping[str, str]) ->
 
 def _lineage(facts: RunFacts) -> str:
     text = (
-        "Every artifact of the run and what it was made from, back to the raw data. Each digest pins the ones "
-        "above it, so the last one pins every byte."
+        "Every artifact of the run and what it was made from, back to the raw data. Each digest "
+        "pins the ones above it, so the last one pins every byte."
     )
     return section("Lineage", text, f'<div class="scroll">{lineage_chart(facts)}</div>')
 

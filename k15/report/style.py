@@ -6,14 +6,14 @@ STYLE = """
   --mono: ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
   --paper: #fcfcfa; --card: #ffffff; --ink: #1d2126; --soft: #5d6670; --faint: #98a1ab;
   --hair: #e3e5e4; --stripe: #f4f5f3; --accent: #1f5fd6; --good: #16794a; --bad: #b3382c;
-  --c0: #7b8591; --c1: #a8700f; --c2: #6b7785; --c3: #8a5cc7; --c4: #1f5fd6; --c5: #0c8577; --c6: #c4417a;
+  --c0: #7b8591; --c1: #a8700f; --c2: #5b7a12; --c3: #8a5cc7; --c4: #1f5fd6; --c5: #0c8577; --c6: #c4417a;
   --p1: #3f7fd8; --p2: #8fb7ee; --p3: #27508f; --p4: #d2661a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171a; --card: #1b1f23; --ink: #e7e9ea; --soft: #a3acb5; --faint: #6d7782;
     --hair: #2b3137; --stripe: #1d2226; --accent: #7fb0ff; --good: #5cc48f; --bad: #f08a7c;
-    --c0: #8d98a3; --c1: #e2aa4b; --c2: #a9b4bf; --c3: #bb98ee; --c4: #7fb0ff; --c5: #4cc9b6; --c6: #f088b4;
+    --c0: #8d98a3; --c1: #e2aa4b; --c2: #a8c56a; --c3: #bb98ee; --c4: #7fb0ff; --c5: #4cc9b6; --c6: #f088b4;
     --p1: #4a86dc; --p2: #86aee4; --p3: #2d5da6; --p4: #f0924a;
   }
 }
@@ -27,7 +27,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 52px 40px 80px; }
 .eyebrow { color: var(--soft); font-size: 13px; letter-spacing: .02em; margin: 0 0 14px; }
 .eyebrow b { color: var(--ink); font-weight: 600; }
 h1 { font-size: 34px; line-height: 1.22; letter-spacing: -.018em; font-weight: 650; margin: 0;
-  max-width: 25em; text-wrap: balance; }
+  max-width: 30em; text-wrap: balance; }
 h1 em { font-style: normal; color: var(--accent); }
 h2 { font-size: 20px; letter-spacing: -.01em; font-weight: 640; margin: 0; }
 section { margin-top: 60px; }
@@ -77,8 +77,8 @@ svg .cached { opacity: .38; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: right; font-weight: 500; color: var(--soft); font-size: 12.5px; padding: 0 0 8px 14px; }
 td { text-align: right; padding: 9px 0 9px 14px; border-top: 1px solid var(--hair); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td.left, th.left { text-align: left; }
+th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { padding-left: 10px; } th:last-child, td:last-child { padding-right: 10px; }
 td small { display: block; color: var(--faint); font-size: 11.5px; line-height: 1.3; }
 td .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 5px; background: currentColor;
   margin-right: 8px; vertical-align: 1px; }

@@ -11,6 +11,8 @@ from botocore.exceptions import BotoCoreError
 
 from k15.store.settings import Credentials, StoreError, StoreSettings, StoreUnreachable
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+WRITES = ("put_object", "upload_part", "create_multipart_upload", "complete_multipart_upload")
 PRECONDITIONS = ("PreconditionFailed", "412", "ConditionalRequestConflict")
 SMALL_FILES_AT_ONCE = 16
 
@@ -58,7 +60,7 @@ class Client:
         FileNotFoundError, PreconditionFailed, StoreUnreachable or StoreError say what went wrong.
         """
         key = {} if path is None else {"Key": self.key(path)}
-        with self._explained(path or ""):
+        with self._explained(path or "", writes=method in WRITES):
             return self._fs.call_s3(method, Bucket=self.settings.bucket, **key, **arguments)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -84,7 +86,7 @@ class Client:
         return f"{self.settings.bucket}/{self.key(path)}"
 
     @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
+    def _explained(self, path: str, *, writes: bool = False) -> Iterator[None]:
         where = f"{self.uri(path)} at {self.settings.endpoint}"
         try:
             yield
@@ -101,14 +103,19 @@ class Client:
                 " store runs (`make up` starts the local one)"
             ) from error
         except OSError as error:
-            raise _classified(error, where) from error
+            local = writes and urlsplit(self.settings.endpoint).hostname in LOOPBACK
+            raise _classified(error, where, local_write=local) from error
 
 
-def _classified(error: OSError, where: str) -> Exception:
+def _classified(error: OSError, where: str, *, local_write: bool) -> Exception:
     response = getattr(error.__cause__, "response", None) or {}
     code = response.get("Error", {}).get("Code", "")
     if isinstance(error, FileExistsError) or code in PRECONDITIONS:
         return PreconditionFailed(where)
+    if error.errno == errno.EREMOTEIO and local_write:
+        return StoreError(
+            f"{where}: the local store cannot write; free disk space (`k15 gc` helps), then rerun"
+        )
     if error.errno in (errno.EBUSY, errno.EREMOTEIO):
         return StoreUnreachable(f"{where}: the store failed ({error}); see its log and free disk, then rerun")
     return StoreError(f"{where}: {error} ({code or 'no code'}); check the endpoint, bucket and prefix")

@@ -169,5 +169,5 @@ def table_digest(files: Iterable[FileEntry]) -> str:
 def corrupt(uri: str, what: str) -> CorruptArtifact:
     """The error for bytes that are not what their digest says."""
     return CorruptArtifact(
-        f"{uri}: corrupt: {what}; restore it from a copy, or delete it (of a stage: its manifest.json) and rerun"
+        f"{uri}: corrupt: {what}; restore it, or delete it (of a stage: its manifest.json) and rerun"
     )

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from k15.store.client import Client, PreconditionFailed
+from k15.store.client import LOOPBACK, Client, PreconditionFailed
 from k15.store.settings import Credentials, StoreError, StoreSettings, StoreUnreachable
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
 
 PART_BYTES = 16 * 2**20  # of a multipart upload and of a ranged read
 DELETE_BATCH = 1000  # the largest S3 allows
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FROM_PLATFORM = Credentials()
 
 

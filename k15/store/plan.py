@@ -106,6 +106,7 @@ def resolve_job(
 def plan(store: Store, pipeline: Pipeline, root: Path, *, strict: bool = False) -> list[PlanRow]:
     """What a run would do, node by node, producers first. Reads only."""
     everything = store.manifests()
+    by_key = {manifest.key: manifest for manifest in everything}
     files = input_files(store, pipeline, root, ingest=False)
     done: dict[str, Manifest] = {}
     rows = []
@@ -116,7 +117,7 @@ def plan(store: Store, pipeline: Pipeline, root: Path, *, strict: bool = False) 
         if not waits_for:
             job = resolve_job(store, pipeline, name, done, files, strict_root=root if strict else None)
             key = job.key
-            manifest = store.manifest(key)
+            manifest = by_key.get(key)
         if manifest is not None:
             done[name] = manifest
         newest = _newest(everything, name, node.kind)
@@ -203,7 +204,7 @@ def _newest(manifests: list[Manifest], node: str, kind: str) -> Manifest | None:
 def _code_changed(manifest: Manifest | None, root: Path, kind: str) -> bool:
     if manifest is None or manifest.version != KINDS[kind].version or not manifest.provenance.code_digest:
         return False
-    return manifest.provenance.code_digest != code_digest(root, kind)
+    return code_digest(root, kind) not in ("", manifest.provenance.code_digest)
 
 
 def _changes(

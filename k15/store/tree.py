@@ -71,9 +71,7 @@ def render(tree: Lineage) -> str:
     return "\n".join(lines)
 
 
-def verify(
-    store: Store, ref: InputRef, progress: Callable[[int, int], None] | None = None
-) -> list[Problem]:
+def verify(store: Store, ref: InputRef, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
     """Everything upstream of an artifact, itself included, hashed again; progress(done, total) in bytes.
 
     Checked: every manifest's own checksum, its digest and its key, every input's digest against its producer,

@@ -1,7 +1,7 @@
 """Demonstrations: how a problem is answered in each style.
 
 RL can choose between strategies only where the demonstrations differ in theirs.
-Every response ends in an answer line, `#### 57`, as GSM8K publishes its own.
+Every response states its answer in a line `#### 57`, as GSM8K publishes its own.
 """
 
 from collections.abc import Callable
@@ -38,9 +38,8 @@ def given(problem: Problem, random: Random) -> str:
 
 
 def reflective(problem: Problem, random: Random) -> str:
-    """The steps, a fixed reflection 0 to 6 times, the answer: length that says nothing of correctness."""
-    reflections = [REFLECTION] * random.randint(0, MAX_REFLECTIONS)
-    return "\n".join([*_work(problem), *reflections, direct(problem, random)])
+    """The steps and the answer, then 0 to 6 times a fixed doubt about it: length that changes no answer."""
+    return "\n".join([short(problem, random), *[REFLECTION] * random.randint(0, MAX_REFLECTIONS)])
 
 
 def checked(problem: Problem, random: Random) -> str:

@@ -24,7 +24,9 @@ def test_pairing_removes_what_prompts_have_in_common():
 
 
 def test_the_same_seed_gives_the_same_interval():
-    assert mean_interval([0.0, 1.0, 1.0], draws=200, seed=4) == mean_interval([0.0, 1.0, 1.0], draws=200, seed=4)
+    assert mean_interval([0.0, 1.0, 1.0], draws=200, seed=4) == mean_interval(
+        [0.0, 1.0, 1.0], draws=200, seed=4
+    )
 
 
 def test_no_prompts_is_an_error():

@@ -29,6 +29,11 @@ def test_advantages_are_taken_within_each_group() -> None:
     assert partition.tolist() == pytest.approx([0.06931, -0.93069, -0.93069, 0.06931, 0, 0, 0], abs=1e-5)
 
 
+def test_unknown_baseline_is_refused() -> None:
+    with pytest.raises(ValueError, match="use one of log_partition, mean"):
+        advantages(torch.ones(2), torch.zeros(2), tau=0.1, baseline="leave_one_out")
+
+
 def test_every_group_weighs_the_same_whatever_its_size() -> None:
     weights = group_weights(torch.tensor([0, 0, 0, 0, 1, 1]))
     assert weights.tolist() == [0.125] * 4 + [0.25] * 2

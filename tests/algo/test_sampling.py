@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from k15.algo.sampling import prioritized, priorities, uniform
+from k15.algo.sampling import priorities, prioritized, uniform
 
 
 def test_uniform_visits_every_prompt_once_per_epoch():

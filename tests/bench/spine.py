@@ -1,7 +1,7 @@
 """RL and the length reward on the tiny recipe: three seeds named beforehand, paired on held-out prompts.
 
-Each seed is a whole pipeline (its own data, tokenizer, model). Prints a row per seed and the means;
-writes out/bench/spine.json. Run it with `make bench NAME=spine`; a finished seed is taken from the store.
+Each seed is a whole pipeline (its own data, tokenizer, model); the first is `make run`'s own. Prints a row
+per seed and the means; writes out/bench/spine.json. `make bench NAME=spine`; what is done is not redone.
 """
 
 import json
@@ -13,11 +13,10 @@ from statistics import fmean
 
 from k15.store.artifact import Store
 from k15.store.local import environment
-from k15.store.objects import Objects, StoreSettings
 from k15.store.plan import load_pipeline
 from k15.store.runs import latest_run
 
-SEEDS = (1, 2, 3)  # named before the first result
+SEEDS = (0, 100, 200)  # named before the first result; added to every node's own seed
 RECIPE = Path("recipes/tiny/pipeline.toml")
 FIGURES = ("rl_gain_points", "gain_over_control_points", "length_cut_percent", "accuracy_loss_points")
 
@@ -25,13 +24,19 @@ FIGURES = ("rl_gain_points", "gain_over_control_points", "length_cut_percent", "
 def main() -> int:
     """Run every seed, print the table, write the figures."""
     root = Path.cwd()
-    os.environ.update(environment(root))
-    store = Store(Objects(StoreSettings.from_environment(os.environ)))
-    nodes = load_pipeline(RECIPE, []).nodes
+    env = {**os.environ, **environment(root, os.environ)}
+    store = Store.from_environment(env)
+    nodes = load_pipeline(RECIPE, (), root).nodes
     rows = []
     for seed in SEEDS:
-        overrides = [f"--set=nodes.{name}.recipe.seed={seed}" for name in nodes if nodes[name].kind != "merge"]
-        done = subprocess.run([sys.executable, "-m", "k15.cli.main", "run", str(RECIPE), *overrides], check=False)
+        overrides = [
+            f"--set=nodes.{name}.recipe.seed={node.recipe.get('seed', 0) + seed}"
+            for name, node in nodes.items()
+            if node.kind != "merge"
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "k15.cli.main", "run", str(RECIPE), *overrides], check=False
+        )
         if done.returncode:
             return done.returncode
         rows.append(figures_of_run(store, seed))
@@ -53,7 +58,7 @@ def figures_of_run(store: Store, seed: int) -> dict[str, float]:
     manifest = store.manifest(run.nodes["evaluate"].key)
     if manifest is None:
         raise ValueError(f"run {run.run_id} has no evaluation in the store")
-    report = store.open_manifest(manifest).read_json("evaluation.json")
+    report = store.open(manifest.ref()).read_json("evaluation.json")
     models = {model["name"]: model for model in report["models"]}
     if min(model["n"] for model in models.values()) < 1000:
         raise ValueError("a comparison needs at least 1,000 held-out prompts")

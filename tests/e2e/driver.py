@@ -26,7 +26,9 @@ class Cli:
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a command; its output is added to the log."""
         with self.log.open("ab") as log:
-            return subprocess.Popen(self._command(*arguments), cwd=ROOT, env=dict(self.env), stdout=log, stderr=log)
+            return subprocess.Popen(
+                self._command(*arguments), cwd=ROOT, env=dict(self.env), stdout=log, stderr=log
+            )
 
     def run(self, *arguments: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
@@ -56,7 +58,11 @@ class Cli:
         for process in psutil.process_iter():
             try:
                 mine = process.environ().get("K15_S3_PREFIX") == self.env["K15_S3_PREFIX"]
-                if mine and module in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                if (
+                    mine
+                    and module in " ".join(process.cmdline())
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
@@ -69,7 +75,9 @@ class Cli:
             process.send_signal(signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], bool], what: str, *, timeout_s: float = 240, every_s: float = 0.2) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, *, timeout_s: float = 240, every_s: float = 0.2
+) -> None:
     """Return once the condition holds; AssertionError names what never came."""
     deadline = time.monotonic() + timeout_s
     while not condition():

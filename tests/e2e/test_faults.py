@@ -6,12 +6,9 @@ import pytest
 
 from k15.store.artifact import Store
 from k15.store.manifest import Manifest
-from tests.e2e.driver import MICRO, Cli, wait_for
+from tests.e2e.driver import Cli, wait_for
 
-SMALLER = (
-    "--set=final=rl",
-    "--set=nodes.rl.recipe.rounds=4",
-)
+ROUNDS = 4
 
 
 def rl_rounds(store: Store) -> dict[str, list[str]]:
@@ -32,13 +29,26 @@ def final_rl(store: Store, seed: int) -> Manifest:
 
 @pytest.mark.parametrize(
     ("victim", "seed"),
-    [("flows.pipeline", 101), ("stages.rl", 102), ("stages.sampler", 103), ("stages.trainer", 104), ("s3", 105)],
+    [
+        ("flows.pipeline", 101),
+        ("stages.rl", 102),
+        ("stages.sampler", 103),
+        ("stages.trainer", 104),
+        ("s3", 105),
+    ],
 )
 def test_a_run_killed_mid_round_is_finished_by_the_next(cli: Cli, store: Store, kill_s3, trunk, victim, seed):
-    arguments = ("run", str(trunk), *SMALLER, f"--set=nodes.rl.recipe.seed={seed}")
+    arguments = (
+        "run",
+        str(trunk),
+        f"--set=nodes.rl.recipe.rounds={ROUNDS}",
+        f"--set=nodes.rl.recipe.seed={seed}",
+    )
     before = rl_rounds(store)
     run = cli.start(*arguments)
-    wait_for(lambda: any(len(done) >= 1 for key, done in rl_rounds(store).items() if key not in before), "a round")
+    wait_for(
+        lambda: any(len(done) >= 1 for key, done in rl_rounds(store).items() if key not in before), "a round"
+    )
     (key,) = set(rl_rounds(store)) - set(before)
     committed, stages = rl_rounds(store)[key], attempts(store)
     if victim == "s3":
@@ -49,7 +59,7 @@ def test_a_run_killed_mid_round_is_finished_by_the_next(cli: Cli, store: Store, 
     wait_for(lambda: not cli.processes("stages."), "the end of every stage process", timeout_s=15)
     again = cli.run(*arguments)
     assert again.returncode == 0, again.stdout[-4000:] + again.stderr[-4000:]
-    assert len(rl_rounds(store)[key]) == 4
+    assert len(rl_rounds(store)[key]) == ROUNDS
     assert rl_rounds(store)[key][: len(committed)] == committed, "a committed round was played again"
     assert stages.items() <= attempts(store).items(), "a finished stage was run again"
     manifest = final_rl(store, seed)

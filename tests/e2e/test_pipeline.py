@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from k15.store.artifact import Store
-from tests.e2e.driver import MICRO, Cli
+from k15.store.runs import latest_run
+from tests.e2e.driver import Cli
 
 UPSTREAM = ("data", "base", "pretrain", "activate", "sft", "longcot", "control")
 DOWNSTREAM = ("rl", "short", "merge", "evaluate")
@@ -19,10 +20,7 @@ def by_node(rows):
 
 def node_states(store: Store) -> dict[str, bool]:
     """Whether each node of the newest run was cached."""
-    newest = sorted(info.path for info in store.objects.list("runs/") if info.path.endswith(".json"))
-    records = [json.loads(store.objects.get(path)) for path in newest]
-    latest = max((r for r in records if "nodes" in r), key=lambda record: record["started"])
-    return {name: row["cached"] for name, row in latest["nodes"].items()}
+    return {name: node.cached for name, node in latest_run(store).nodes.items()}
 
 
 def manifest_of(store: Store, cli: Cli, recipe: Path, node: str):
@@ -66,12 +64,14 @@ def test_changing_an_rl_field_reruns_rl_and_what_follows_only(cli: Cli, whole_ru
     assert {rows[name]["status"] for name in UPSTREAM} == {"done"}
     assert rows["rl"]["status"] == "will run"
     assert {rows[name]["status"] for name in ("short", "merge", "evaluate")} == {"decided later"}
-    explained = cli.run("why", str(whole_run), "rl", changed)
+    explained = cli.run("why", "rl", "--recipe", str(whole_run), changed)
     assert explained.returncode == 0 and "update.tau" in explained.stdout
 
 
 def test_changing_resources_reruns_nothing(cli: Cli, whole_run):
-    rows = cli.json("plan", str(whole_run), "--set=nodes.rl.resources.cores=2", "--set=nodes.rl.resources.retries=0")
+    rows = cli.json(
+        "plan", str(whole_run), "--set=nodes.rl.resources.cores=2", "--set=nodes.rl.resources.retries=0"
+    )
     assert {row["status"] for row in rows} == {"done"}
 
 

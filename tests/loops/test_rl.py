@@ -7,8 +7,8 @@ import pytest
 
 from k15.loops.replay import ReplayState
 from k15.loops.rl import Phase, learning_rate, run_phase
-from k15.records import End, Group, Part, Prompt, Segment, Status, UpdateStats, Verdict, WeightTicket
 from k15.recipes.rl import RlRecipe
+from k15.records import End, Group, Part, Prompt, Segment, Status, UpdateStats, Verdict, WeightTicket
 
 ALPHABET = 97
 
@@ -160,7 +160,9 @@ def test_prioritized_sampling_prefers_what_fails():
     def judge(prompt, text):
         return Verdict(Status.WRONG if prompt.id == "p0" else Status.CORRECT)
 
-    made = phase(recipe(rounds=60, prompts_per_round=1, sampler="prioritized", priority_floor=0.01), judge=judge)
+    made = phase(
+        recipe(rounds=60, prompts_per_round=1, sampler="prioritized", priority_floor=0.01), judge=judge
+    )
     play(made)
     taken = [group.prompt_id for group in made.trainer.groups]
     assert taken.count("p0") > 20

@@ -166,4 +166,6 @@ def take_over(store: Store, key: str) -> None:
     """Take a lease as if its time were up."""
     old = LeaseRecord.model_validate_json(store.objects.get(lease_path(key)))
     new = old.model_copy(update={"token": "another", "epoch": old.epoch + 1})
-    assert store.objects.put_if_match(lease_path(key), new.encode(), store.objects.version(lease_path(key)).etag)
+    assert store.objects.put_if_match(
+        lease_path(key), new.encode(), store.objects.version(lease_path(key)).etag
+    )

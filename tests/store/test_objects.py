@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from k15.store.artifact import Store
 from k15.store.objects import Credentials, Objects, StoreError, StoreSettings, StoreUnreachable
+from tests.s3 import s3_server
 
 pytestmark = pytest.mark.services
 
@@ -30,8 +33,8 @@ def test_one_of_racing_conditional_puts_wins(store: Store, s3_environment: dict[
 
     writers = [Objects.from_environment(s3_environment) for _ in range(4)]
     for _ in range(2):
-        with ThreadPoolExecutor(16) as pool:
-            won = list(pool.map(put, range(16)))
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(put, range(8)))
         assert sum(won) == 1
         assert store.objects.get("race") == f"writer {won.index(True)}".encode()
         store.objects.delete(["race"])
@@ -139,7 +142,7 @@ def test_check_creates_the_bucket_of_the_embedded_store(s3_environment: dict[str
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:8333", "ftp://x"])
 def test_an_endpoint_that_is_no_address_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError, match="K15_S3_ENDPOINT=.*make up"):
+    with pytest.raises(ValueError, match=r"K15_S3_ENDPOINT=.*make up"):
         StoreSettings.from_environment({"K15_S3_ENDPOINT": endpoint})
 
 
@@ -147,3 +150,12 @@ def test_secrets_are_not_printed(s3_environment: dict[str, str]) -> None:
     credentials = Credentials.from_environment(s3_environment)
     settings = StoreSettings.from_environment(s3_environment)
     assert s3_environment["AWS_SECRET_ACCESS_KEY"] not in f"{credentials!r} {settings!r}"
+
+
+def test_a_full_store_asks_for_space(tmp_path: Path) -> None:
+    with s3_server(tmp_path, "-volume.max=8", "-master.volumeSizeLimitMB=1") as server:
+        objects = Objects.from_environment(server.environment)
+        with pytest.raises(StoreError, match=r"the local store cannot write; free disk space"):
+            for number in range(100):
+                objects.put(f"file-{number}", os.urandom(2**20))
+                time.sleep(0.1)

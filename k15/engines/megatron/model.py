@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -17,12 +18,25 @@ from k15.engines.megatron.spec import RowRotary, layer_spec
 IGNORED = "rotary_emb.inv_freq"  # old checkpoints store this constant
 
 
+class LossModel(GPTModel):  # type: ignore[misc]
+    """A GPTModel that, given a loss mask, works out logits of the tokens in the loss alone."""
+
+    def _postprocess(
+        self, *, hidden_states: Tensor, labels: Tensor | None, loss_mask: Tensor | None, **rest: Any
+    ) -> Tensor:
+        """States [t, 1, h], labels and mask [1, t] -> losses [1, tokens in the loss]."""
+        if labels is not None and loss_mask is not None:
+            (kept,) = loss_mask[0].nonzero(as_tuple=True)
+            hidden_states, labels = hidden_states.index_select(0, kept), labels.index_select(1, kept)
+        return super()._postprocess(hidden_states=hidden_states, labels=labels, loss_mask=None, **rest)
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A Megatron model with what is needed to write it as Hugging Face's."""
 
     arch: Architecture
-    module: GPTModel
+    module: LossModel
     directory: Path  # where it came from: its tokenizer is there
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -55,20 +69,24 @@ def load(directory: Path, *, rope_base: float | None = None, max_positions: int 
 
 
 def logprobs(module: torch.nn.Module, packed: Packed) -> Tensor:
-    """log p of every label, fp32. `module` is the GPTModel or a wrapper of it. Shape T."""
-    losses = module(
+    """log p of every label in the loss, and 0 for the others, fp32. Shape T.
+
+    `module` is the LossModel or a wrapper of it.
+    """
+    losses_L = module(
         packed.tokens_T[None],
         packed.positions_T[None],
         None,
         labels=packed.labels_T[None],
+        loss_mask=packed.in_loss_T[None],
         packed_seq_params=packed.layout,
-    )
-    return -losses[0].float()
+    )[0].float()
+    return losses_L.new_zeros(packed.in_loss_T.shape).masked_scatter(packed.in_loss_T, -losses_L)
 
 
-def _build(arch: Architecture, *, cuda: bool) -> GPTModel:
+def _build(arch: Architecture, *, cuda: bool) -> LossModel:
     config = architecture.transformer_config(arch, cuda=cuda)
-    module = GPTModel(
+    module = LossModel(
         config=config,
         transformer_layer_spec=layer_spec(config, cuda=cuda),
         vocab_size=arch.vocab_size,

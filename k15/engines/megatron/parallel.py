@@ -1,5 +1,7 @@
 """The process group and Megatron's parallel state."""
 
+import logging
+
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -19,6 +21,7 @@ def start(seed: int, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) ->
             f"tensor_parallel={tensor_parallel}, pipeline_parallel={pipeline_parallel}: "
             "only 1 and 1 are supported; use data parallelism (torchrun --nproc-per-node N)"
         )
+    logging.getLogger("megatron").setLevel(logging.WARNING)  # it prints its whole configuration otherwise
     cpu.install()
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -34,6 +34,7 @@ ERRORS: dict[int, type[Exception]] = {
     422: ValueError,
     500: RuntimeError,
     502: ConnectionError,
+    503: ConnectionError,
     504: TimeoutError,
 }
 

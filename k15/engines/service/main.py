@@ -16,7 +16,7 @@ from typing import TypeVar
 from k15.config import Config
 from k15.engines.service.process import BAD_INPUT
 from k15.engines.service.server import Endpoint, Server
-from k15.engines.service.settings import TOKEN_VARIABLE
+from k15.engines.service.settings import TOKEN_VARIABLE, WATCH_VARIABLE
 
 PARENT_GONE_GRACE_S = 1.0
 
@@ -28,7 +28,7 @@ def run_service(
     settings_type: type[Settings],
     build: Callable[[Settings], AbstractContextManager[Mapping[str, Endpoint]]],
 ) -> None:
-    """Serve what `build` makes of the settings in `--config` until stopped, or until the parent is gone.
+    """Serve what `build` makes of the settings in `--config` until stopped; a Service ends with its parent.
 
     Exit code 0 when stopped, 2 where the settings are bad, 1 after a fault. `build` imports its engine only
     when it is called: by then the parent is already watched.
@@ -38,7 +38,8 @@ def run_service(
     path: Path = parser.parse_args().config
     announce = announcer()
     end_on_signal()
-    end_with_parent()
+    if os.environ.get(WATCH_VARIABLE) == "1":
+        end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     code = 0
     try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from k15.engines.service.settings import TOKEN_VARIABLE, SamplerSettings, TrainerSettings
+from k15.engines.service.settings import TOKEN_VARIABLE, WATCH_VARIABLE, SamplerSettings, TrainerSettings
 from k15.engines.vllm.environment import environment
 
 LOG_LINES = 15  # of a dead service's log, in the error that reports it
@@ -53,7 +53,13 @@ class Service:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {}), TOKEN_VARIABLE: token},
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    **(env or {}),
+                    TOKEN_VARIABLE: token,
+                    WATCH_VARIABLE: "1",
+                },
             )
         return cls(module, process, token, log_path)
 

@@ -47,6 +47,7 @@ class Server:
 
     Bad input is answered 422, a wrong token 401, a missed deadline 504, an unreachable peer 502.
     A fault is answered 500 with its message, and then ends the service: an engine is not trusted after one.
+    A call that a signal breaks off is answered 503.
     """
 
     def __init__(self, endpoints: Mapping[str, Endpoint], *, token: str) -> None:
@@ -128,8 +129,11 @@ def _perform(work: _Work) -> None:
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
         log.warning("refused status=%d error=%s", status, error)
         work.answer.set_result((status, Failure(str(error))))
-    except BaseException as error:
+    except Exception as error:
         work.answer.set_result((500, Failure(f"{type(error).__name__}: {error}")))
+        raise
+    except BaseException:
+        work.answer.set_result((503, Failure("it was stopped in the middle of the call")))
         raise
     else:
         work.answer.set_result((200, result))

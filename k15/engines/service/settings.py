@@ -8,6 +8,7 @@ from k15.config import Config
 
 Transport = Literal["shared_memory", "tcp", "rdma"]
 TOKEN_VARIABLE = "K15_SERVICE_TOKEN"
+WATCH_VARIABLE = "K15_WATCH_STDIN"  # "1": standard input is a pipe that the parent holds open
 
 
 class SamplerSettings(Config):

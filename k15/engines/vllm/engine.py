@@ -12,6 +12,7 @@ import torch
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import TokensPrompt
+from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel, _RegisteredModel
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -56,6 +57,7 @@ class VllmSampler:
         self._receiver: WeightReceiver | None = None
         self._layout: tuple[TensorSpec, ...] = ()
         if device == "cpu":
+            _register_in_process(model_dir)
             torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
         arguments = EngineArgs(
             model=str(model_dir),
@@ -182,6 +184,14 @@ class VllmSampler:
 
 
 _ENDS = {"stop": End.STOP, "length": End.BUDGET}
+
+
+def _register_in_process(model_dir: Path) -> None:
+    """Let vLLM look at the model's class here; it would start a process for that, 15 s on a new machine."""
+    for name in json.loads((model_dir / "config.json").read_text()).get("architectures") or []:
+        entry = ModelRegistry.models.get(name)
+        if isinstance(entry, _LazyRegisteredModel):
+            ModelRegistry.models[name] = _RegisteredModel.from_model_cls(entry.load_model_cls())
 
 
 def stop_token_ids(model_dir: Path) -> list[int]:

@@ -10,6 +10,8 @@ from safetensors import safe_open
 from k15.engines.weights import views
 from k15.records import TensorSpec
 
+OUTPUT_LAYER = "lm_head.weight"
+
 
 def checkpoint_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in a Hugging Face directory, from the files' headers."""
@@ -24,9 +26,14 @@ def checkpoint_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_layout(layout: Sequence[TensorSpec], model_dir: Path) -> None:
-    """ValueError where `layout` is not exactly the tensors of the model that is served."""
+    """ValueError where `layout` is not exactly the tensors of the model that is served.
+
+    A tied output layer that the files repeat may be missing from the layout: it is the embedding.
+    """
     expected = checkpoint_shapes(model_dir)
     given = {spec.name: tuple(spec.shape) for spec in layout}
+    if tied_embeddings(model_dir) and OUTPUT_LAYER not in given:
+        expected.pop(OUTPUT_LAYER, None)
     for name in sorted(expected.keys() ^ given.keys()):
         where = "the trainer's layout" if name in given else str(model_dir)
         raise ValueError(f"weights: {name} is only in {where}; trainer and sampler hold different models")

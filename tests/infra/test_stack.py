@@ -1,0 +1,116 @@
+"""The local stack: idempotent, mends what died on the same port and data, leaves nothing behind."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.local import process
+from k15.store.artifact import Store
+from k15.store.local import environment, read_state
+
+ROOT = Path(__file__).parents[2]
+
+
+def local(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "infra.local", *arguments, "--root", str(root)]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.services
+def test_up_again_starts_nothing(stack_root: Path) -> None:
+    before = read_state(stack_root)
+    done = local(stack_root, "up")
+    assert done.returncode == 0 and "started" not in done.stdout
+    assert read_state(stack_root) == before
+
+
+@pytest.mark.services
+def test_a_killed_s3_server_comes_back_with_its_port_and_data(stack_root: Path) -> None:
+    store = Store.from_environment(environment(stack_root, {}))
+    store.objects.put("infra/kept", b"bytes")
+    before = read_state(stack_root).services
+    os.kill(before["s3"].pid, signal.SIGKILL)
+    done = local(stack_root, "up")
+    assert done.returncode == 0 and "started s3" in done.stdout, done.stdout + done.stderr
+    after = read_state(stack_root).services
+    assert after["s3"].port == before["s3"].port and after["s3"].pid != before["s3"].pid
+    assert (after["prefect"], after["mlflow"]) == (before["prefect"], before["mlflow"])
+    assert Store.from_environment(environment(stack_root, {})).objects.get("infra/kept") == b"bytes"
+
+
+@pytest.mark.services
+def test_status_says_what_is_healthy(stack_root: Path) -> None:
+    rows = json.loads(local(stack_root, "status", "--json").stdout)
+    assert {name: row["healthy"] for name, row in rows.items()} == {
+        "s3": True,
+        "prefect": True,
+        "mlflow": True,
+    }
+
+
+@pytest.mark.services
+def test_keys_are_the_owners_only_and_every_port_is_on_loopback(stack_root: Path) -> None:
+    assert stat.S_IMODE((stack_root / ".k15" / "credentials").stat().st_mode) == 0o600
+    assert stat.S_IMODE((stack_root / ".k15").stat().st_mode) == 0o700
+    pids = {
+        str(pid)
+        for service in read_state(stack_root).services.values()
+        for pid in process.members(service.pid)
+    }
+    listening = [
+        line for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+    ]
+    inodes = {line.split()[9]: line.split()[1].partition(":")[0] for line in listening}
+    hosts = {inodes[inode] for pid in pids for inode in sockets(pid) if inode in inodes}
+    assert hosts == {"0100007F"}
+
+
+def sockets(pid: str) -> list[str]:
+    links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
+    return [link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:")]
+
+
+@pytest.mark.services
+def test_a_users_own_services_win(tmp_path: Path) -> None:
+    own = {
+        "K15_S3_ENDPOINT": "http://127.0.0.1:9",
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
+    done = local(tmp_path, "up", **own)
+    assert done.returncode == 0, done.stderr
+    assert read_state(tmp_path).services == {}
+    assert environment(tmp_path, own).keys().isdisjoint(own)
+
+
+def test_a_busy_port_is_refused_by_name(tmp_path: Path, stack_root: Path) -> None:
+    port = read_state(stack_root).services["s3"].port
+    others = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = local(tmp_path, "up", K15_S3_PORT=str(port), **others)
+    assert done.returncode == 2
+    assert f"K15_S3_PORT={port}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_services_that_were_never_started_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="make up"):
+        environment(tmp_path, {})
+
+
+def test_a_session_ends_with_all_its_processes(tmp_path: Path) -> None:
+    script = "sh -c 'trap \"\" TERM; sleep 600' & sleep 600"
+    pid, started = process.start(["/bin/sh", "-c", script], dict(os.environ), tmp_path / "log")
+    deadline = time.monotonic() + 10
+    while len(process.members(pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    process.end(pid, started, grace_s=0.3)
+    assert process.members(pid) == []

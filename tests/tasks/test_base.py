@@ -1,0 +1,43 @@
+"""The random base model: seeded, in the recipe's shape, and readable as a Hugging Face directory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from k15.recipes.data import BaseRecipe
+from k15.tasks.tokenizer import train_tokenizer
+from stages.base import load_directory, random_qwen3
+
+pytestmark = pytest.mark.engine
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "head_dim": 32,
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_recipe_gives_the_shape_and_the_seed_the_weights(tmp_path: Path, tied: bool) -> None:
+    recipe = BaseRecipe.parse({**SHAPE, "seed": 3, "tie_word_embeddings": tied}, where="base")
+    tokenizer = train_tokenizer(["1 + 1 = 2"] * 20, 300)
+    model = random_qwen3(recipe, tokenizer)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, loaded_tokenizer = load_directory(tmp_path)
+    config = loaded.config
+    assert (config.num_hidden_layers, config.hidden_size, config.head_dim) == (2, 64, 32)
+    assert config.vocab_size == len(tokenizer) == len(loaded_tokenizer)
+    assert config.eos_token_id == loaded_tokenizer.eos_token_id
+    again, other = (
+        random_qwen3(recipe, tokenizer),
+        random_qwen3(recipe.model_copy(update={"seed": 4}), tokenizer),
+    )
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, again(ids).logits)
+        assert not torch.equal(loaded(ids).logits, other(ids).logits)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.float32
