@@ -5,9 +5,11 @@ endif
 RECIPE ?= tiny
 NAME ?=
 ARGS ?=
+DATA ?=
+FILES ?= $(firstword $(wildcard data ../shared/data))
 CONTROL := .venv/control/bin
 ENGINE := .venv/engine/bin
-ENGINE_TESTS := $(wildcard tests/algo tests/engines tests/loops tests/rewards tests/stages tests/tasks)
+ENGINE_TESTS := $(wildcard tests/algo tests/engines tests/gpu tests/loops tests/rewards tests/stages tests/tasks)
 CONTROL_TESTS := $(filter-out tests/bench $(ENGINE_TESTS),$(wildcard tests/test_*.py $(patsubst %/,%,$(wildcard tests/*/))))
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -26,7 +28,7 @@ run:  ## Run a pipeline: make run RECIPE=tiny ARGS="--set nodes.rl.recipe.update
 	@$(CONTROL)/python -m infra.local up & services=$$!; \
 	  $(PYTHON) infra/setup.py engine || { wait $$services; exit 2; }; \
 	  wait $$services
-	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml $(ARGS)
+	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml $(if $(FILES),--set files_root=$(FILES)) $(ARGS)
 
 test: setup  ## Run every test; the engine and the control environment side by side.
 	@mkdir -p out/test; status=0; \
@@ -58,5 +60,6 @@ status:  ## Show the local services.
 report:  ## Write out/report.html of the newest run.
 	@$(CONTROL)/k15 report
 
-clean: down  ## End the services and remove environments, outputs and all local data.
-	rm -rf .venv .k15 out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache k15.egg-info
+clean: down  ## Remove environments, outputs and caches; DATA=1 also removes .k15, all artifacts in it.
+	@rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache k15.egg-info
+	@$(if $(DATA),rm -rf .k15,if test -d .k15; then echo "kept .k15, the local artifacts; make clean DATA=1 removes them"; fi)

@@ -14,7 +14,7 @@ from k15.store.mirror import register
 
 
 def report_run(session: Session) -> State[Any]:
-    """Register the final model and run `k15 report`, whose lines stream into Prefect."""
+    """Register the final model and run `k15 report`; its table of models goes to Prefect and the terminal."""
     logger = get_run_logger()
     record = session.ledger.record
     manifests = {manifest.key: manifest for manifest in session.store.manifests()}
@@ -32,8 +32,7 @@ def report_run(session: Session) -> State[Any]:
         errors="replace",
         check=False,
     )
-    for line in done.stdout.splitlines():
-        logger.info("%s", line)
+    logger.info("k15 report:\n%s", done.stdout.rstrip())
     if done.returncode:
         return Failed(message=f"k15 report: exit code {done.returncode}:\n{done.stdout[-2000:]}")
     return Completed(message="out/report.html")

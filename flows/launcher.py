@@ -51,6 +51,11 @@ class ProcessExecution:
         self._ended = threading.Event()
         threading.Thread(target=self._reap, name=f"reap-{process.pid}", daemon=True).start()
 
+    @property
+    def pid(self) -> int:
+        """Of the process that leads the stage's session."""
+        return self._process.pid
+
     def lines(self) -> Iterator[str]:
         """What the stage and its services print."""
         if self._process.stdout is None:

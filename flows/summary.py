@@ -5,6 +5,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from k15.store.artifact import Store
 from k15.store.runs import NodeRecord, RunRecord
 
+REPORT_PATH = "out/report.html"
+
 
 def run_table(record: RunRecord) -> str:
     """One line per stage, then where to look."""
@@ -14,7 +16,8 @@ def run_table(record: RunRecord) -> str:
         f"  {name:{names}}  {_state(node):10}{_seconds(node):>9}  {node.key[:12]}"
         for name, node in record.nodes.items()
     ]
-    lines += [f"{name:8} {url}" for name, url in links(record).items()]
+    pages = links(record) | ({"report": REPORT_PATH} if record.done else {})
+    lines += [f"{name:8} {url}" for name, url in pages.items()]
     return "\n".join(lines)
 
 
@@ -23,11 +26,14 @@ def links(record: RunRecord) -> dict[str, str]:
     pages = {"Prefect": record.prefect_url}
     if record.mlflow_parent_run_id:
         pages["MLflow"] = f"{record.mlflow_uri}/#/runs/{record.mlflow_parent_run_id}"
+    if record.mlflow_parent_run_id and record.done:
+        query = f"path=report.html&run_uuid={record.mlflow_parent_run_id}"
+        pages["report"] = f"{record.mlflow_uri}/get-artifact?{query}"
     return {name: url for name, url in pages.items() if url}
 
 
 def publish(record: RunRecord, store: Store) -> None:
-    """The table of stages and the link to MLflow as artifacts of the flow run."""
+    """The table of stages, and links to MLflow and the report, as artifacts of the flow run."""
     rows = ["| stage | state | seconds | artifact |", "|---|---|---:|---|"]
     rows += [
         f"| {name} | {_state(node)} | {node.seconds:.1f} | {f'`{store.uri(node.key)}`' if node.key else ''} |"
@@ -35,9 +41,9 @@ def publish(record: RunRecord, store: Store) -> None:
     ]
     table = "\n".join([f"# Run {record.run_id}: {record.state}", "", *rows])
     create_markdown_artifact(table, key="k15-run", description=f"{record.pipeline}, run {record.run_id}")
-    if record.mlflow_parent_run_id:
-        url = links(record)["MLflow"]
-        create_link_artifact(url, link_text="MLflow: metrics, lineage, report", key="k15-mlflow")
+    for name, url in links(record).items():
+        if name != "Prefect":
+            create_link_artifact(url, link_text=f"{name} of run {record.run_id}", key=f"k15-{name.lower()}")
 
 
 def _state(node: NodeRecord) -> str:

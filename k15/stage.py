@@ -26,7 +26,7 @@ from k15.recipes.stage import StageRecipe
 from k15.store.artifact import Artifact, Store
 from k15.store.code import code_digest
 from k15.store.job import Job
-from k15.store.lease import Held, Lease, acquire
+from k15.store.lease import Held, Lease, acquire, is_dead, this_process
 from k15.store.manifest import Manifest, Provenance
 from k15.store.mirror import RunMirror
 from k15.store.objects import StoreUnreachable
@@ -214,7 +214,11 @@ def _say(job: Job, status: str, **numbers: float) -> None:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="k15-stage-"))
+    """A folder for this process, named after it; those that killed stages left are removed first."""
+    for left in Path(tempfile.gettempdir()).glob("k15-stage+*"):
+        if is_dead("/".join(left.name.split("+")[1:5])):
+            shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=f"k15-stage+{this_process().replace('/', '+')}+"))
     try:
         yield path
     finally:

@@ -45,11 +45,11 @@ def ls(args: argparse.Namespace, world: World) -> int:
     if args.runs:
         records = run_records(world.store)
         values = [record.resolved() for record in records]
-        world.put(values, lambda: world.console.print(_runs_table(records)))
+        world.put(values, lambda: world.console.print(_runs_table(records) if records else _nothing(world)))
         return 0
     wanted = [m for m in world.store.manifests() if args.node in ("", m.node, m.kind)]
     rows = [_artifact_row(world, manifest) for manifest in wanted]
-    world.put(rows, lambda: world.console.print(_artifacts_table(wanted)))
+    world.put(rows, lambda: world.console.print(_artifacts_table(wanted) if wanted else _nothing(world)))
     return 0
 
 
@@ -90,6 +90,10 @@ def human_size(num_bytes: float) -> str:
         return f"{num_bytes:.0f} B"
     power = min(3, int(math.log(num_bytes, 1000)))
     return f"{num_bytes / 1000**power:.1f} {'_kMG'[power]}B"
+
+
+def _nothing(world: World) -> str:
+    return f"nothing yet in {world.store.objects.settings.root}; `k15 run RECIPE` starts a pipeline"
 
 
 def _artifact_row(world: World, manifest: Manifest) -> dict[str, Any]:

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from k15.cli.world import Adder, World
-from k15.report.facts import RunFacts, collect, report_json
+from k15.report.facts import RunFacts, collect
 from k15.report.page import page
 from k15.report.publish import publish
 from k15.report.terminal import models_table, summary_lines
+from k15.report.values import report_json
 from k15.store.runs import latest_run, read_run
 
 

@@ -171,8 +171,8 @@ def check_mismatch(stats: UpdateStats, limit: float, number: int) -> None:
     if not stats.mismatch_mean <= limit:
         raise RuntimeError(
             f"round {number}: trainer and sampler log-probs differ by {stats.mismatch_mean:.2e} on average "
-            f"(largest {stats.mismatch_max:.2e}), above mismatch_limit = {limit:g}: eq. 3's ratio would be wrong. "
-            f"The sampler may hold other weights than the trainer, or its precision is too low; raise the "
+            f"(largest {stats.mismatch_max:.2e}), above mismatch_limit = {limit:g}: eq. 3's ratio would be "
+            f"wrong. The sampler may hold other weights than the trainer, or its precision is too low; raise the "
             f"limit only with a measured reason."
         )
 

@@ -36,6 +36,7 @@ class Pipeline(Config):
 
     name: str
     final: str = Field(description="the node whose model is registered and gets the alias champion")
+    files_root: str = Field("", description="folder the nodes' files are in, if not the work directory")
     nodes: dict[str, Node]
 
     def order(self) -> list[str]:

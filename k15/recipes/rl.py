@@ -21,7 +21,7 @@ class PolicyUpdate(Config):
     minibatches: int = Field(1, ge=1, description="updates per pass")
     drop_uniform_groups: bool = Field(
         True,
-        description="leave groups of equal rewards out: exact in a first update, later ones lose their τ term",
+        description="leave uniform groups out: exact in a first update, later ones lack their τ term",
     )
     max_tokens_per_microbatch: int = Field(4096, ge=8)
     adam_beta1: float = 0.9

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from statistics import median
 
 from k15.report.draw import (
     Box,
@@ -24,14 +25,14 @@ LABEL = 13.0
 def accuracy_chart(facts: RunFacts) -> str:
     """Sampled pass@1 against mean tokens with 95 % intervals; arrows lead from a model to its successor."""
     canvas = Canvas(620, 400, "Sampled pass@1 against mean response tokens, one point per model")
-    frame: Box = (52, 16, 604, 352)
+    frame: Box = (52, 30, 604, 352)
     shown = [*((m.tokens.low, m.sampled.low) for m in facts.models)]
     shown += [(m.tokens.high, m.sampled.high) for m in facts.models]
     x = Scale(*padded((tokens for tokens, _ in shown), 0.10, 0.0), frame[0], frame[2])
     y = Scale(*padded((passed for _, passed in shown), 0.12, 0.0), frame[3], frame[1])
     axes(canvas, frame, x, y, percent=True)
     canvas.text((frame[2], frame[3] + 34), "mean tokens of a response →", "axis", "end")
-    canvas.text((frame[0] + 8, frame[1] + 10), "↑ sampled pass@1", "axis halo")
+    canvas.text((0, 13), "↑ sampled pass@1", "axis")
     points = {model.name: (x(model.tokens.value), y(model.sampled.value)) for model in facts.models}
     for parent, child in successions(facts):
         arrow(canvas, points[parent], points[child])
@@ -122,7 +123,7 @@ def rounds_chart(facts: RunFacts, column: str, title: str, *, percent: bool) -> 
     values = [row[column] for phase in facts.phases for row in phase.rounds]
     last = max(starts[phase.name] + len(phase.rounds) for phase in facts.phases)
     x = Scale(0, max(1, last - 1), frame[0] + 4, frame[2] - 4)
-    y = Scale(*padded(values, 0.12), frame[3], frame[1])
+    y = Scale(*padded(values, 0.12, 0.0 if min(values) >= 0 else None), frame[3], frame[1])
     canvas.text((0, 14), title, "panel")
     axes(canvas, frame, x, y, percent=percent, about=4)
     canvas.text((frame[2], frame[3] + 18), "round", "tick", "end")
@@ -237,5 +238,4 @@ def _epoch(iso: str) -> float:
 
 
 def _median(phase: Phase, column: str) -> float:
-    values = sorted(row.get(column, 0.0) for row in phase.rounds)
-    return values[len(values) // 2]
+    return median(row.get(column, 0.0) for row in phase.rounds)

@@ -64,13 +64,15 @@ def headline(facts: RunFacts) -> str:
 
 def _clause(gain: Gain) -> str:
     before, after = gain.before.sampled.value, gain.after.sampled.value
+    measure = gain.tokens if gain.cuts_length else gain.points
+    noise = ", within the noise" if measure.low <= 0 <= measure.high else ""
     if gain.cuts_length:
         verb = "cuts" if gain.tokens.value <= 0 else "adds"
         change = f"{signed(100 * gain.points.value)} points"
         share = f"<em>{abs(gain.tokens.value):.0%} of the tokens</em>"
-        return f"the length reward {verb} {share} at {change} of accuracy"
+        return f"the length reward {verb} {share}{noise} at {change} of accuracy"
     verb = "lifts" if after >= before else "lowers"
-    return f"RL {verb} sampled pass@1 from {before:.1%} to <em>{after:.1%}</em>"
+    return f"RL {verb} sampled pass@1 from {before:.1%} to <em>{after:.1%}</em>{noise}"
 
 
 def tiles(facts: RunFacts) -> list[Tile]:

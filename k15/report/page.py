@@ -61,7 +61,7 @@ def _head(facts: RunFacts) -> str:
     shown = "".join(
         f'<div class="tile"><div class="name">{escape(tile.name)}</div>'
         f'<div class="value">{escape(tile.value)} <small>{escape(tile.unit)}</small></div>'
-        f'<div class="more">{escape(tile.more)}</div></div>'
+        f'<div class="more">{escape(tile.more).replace(" · ", "<br>")}</div></div>'
         for tile in tiles(facts)
     )
     strip = f'<div class="tiles">{shown}</div>' if shown else ""

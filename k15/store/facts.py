@@ -66,11 +66,9 @@ def done_tags(manifest: Manifest, root: str) -> dict[str, str]:
     }
 
 
-def note(node: str, kind: str, uri: str, links: Mapping[str, str]) -> str:
+def note(node: str, kind: str, uri: str) -> str:
     """The description of a stage's run, in Markdown."""
-    lines = [f"**{node}** ({kind})", "", f"- artifact: `{uri}`", f"- audit: `k15 lineage {uri}`"]
-    lines += [f"- {name}: [{url}]({url})" for name, url in links.items() if url]
-    return "\n".join(lines)
+    return f"**{node}** ({kind})\n\n- artifact: `{uri}`\n- audit: `k15 lineage {uri}`"
 
 
 def model_name(pipeline: str) -> str:

@@ -17,7 +17,7 @@ from k15.store import facts
 from k15.store.graph import upstream
 from k15.store.job import Job
 from k15.store.manifest import Manifest
-from k15.store.recording import attach, ensure_parent, ensure_run, record_stage, register_version
+from k15.store.recording import attach, ensure_parent, ensure_run, name_final, record_stage, register_version
 from k15.store.runs import RunRecord
 from k15.store.tracking import TrackingError, TrackingServer, now_ms
 
@@ -121,7 +121,7 @@ class RunMirror:
         uri = f"{self._root}/stages/{self._key}"
         tags = facts.stage_tags(job.node, job.kind, self._key, context) | {
             "mlflow.parentRunId": context.mlflow_parent_run_id,
-            "mlflow.note.content": facts.note(job.node, job.kind, uri, {}),
+            "mlflow.note.content": facts.note(job.node, job.kind, uri),
         }
         info = server.create_run(self._experiment, job.node, tags, self._started_ms)
         server.log(info["run_id"], [], facts.flatten(job.recipe), {})
@@ -186,7 +186,10 @@ def register(record: RunRecord, manifests: Mapping[str, Manifest], root: str) ->
             experiment = server.experiment(record.mlflow_experiment)
             for manifest in upstream(manifests, [final.key]).values():
                 ensure_run(server, experiment, manifest, root, parent=record.mlflow_parent_run_id)
-            return register_version(server, experiment, facts.model_name(record.pipeline), final, root)
+            version = register_version(server, experiment, facts.model_name(record.pipeline), final, root)
+            if record.mlflow_parent_run_id:
+                name_final(server, experiment, record.mlflow_parent_run_id, final, root)
+            return version
     except TrackingError as error:
         warn(error)
         return ""

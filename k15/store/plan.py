@@ -41,15 +41,15 @@ class PlanRow:
 def load_pipeline(path: Path, overrides: Sequence[str] = (), root: Path | None = None) -> Pipeline:
     """A pipeline file with `--set` overrides, every node's kind, recipe, roles and files checked.
 
-    Files are relative to `root` (the work directory). ValueError lists each wrong field as nodes.<x>.…
+    Files are relative to `root` (the work directory) / files_root. ValueError lists each wrong field as nodes.<x>.…
     """
     values = load_toml(path)
     for text in overrides:
         values = merge(values, parse_override(text))
     pipeline = Pipeline.parse(values, where=str(path))
     pipeline.order()
-    root = root or Path.cwd()
-    problems = [problem for name, node in pipeline.nodes.items() for problem in _problems(name, node, root)]
+    folder = (root or Path.cwd()) / pipeline.files_root
+    problems = [problem for name, node in pipeline.nodes.items() for problem in _problems(name, node, folder)]
     if problems:
         raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
     return pipeline
@@ -58,7 +58,8 @@ def load_pipeline(path: Path, overrides: Sequence[str] = (), root: Path | None =
 def input_files(store: Store, pipeline: Pipeline, root: Path, *, ingest: bool) -> dict[str, InputRef]:
     """Every local file a pipeline names, by the path it gives; with `ingest` they enter the store."""
     names = sorted({name for node in pipeline.nodes.values() for name in node.files.values()})
-    return {name: store.ingest(root / name) if ingest else raw_ref(hash_file(root / name)) for name in names}
+    folder = root / pipeline.files_root
+    return {n: store.ingest(folder / n) if ingest else raw_ref(hash_file(folder / n)) for n in names}
 
 
 def resolve_job(
@@ -192,7 +193,7 @@ def _problems(name: str, node: Node, root: Path) -> list[str]:
         if role in node.inputs:
             problems.append(f"{where}.files.{role}: also in inputs; give the role one source")
         if not (root / file).is_file():
-            problems.append(f"{where}.files.{role}: no such file: {root / file}; correct the path")
+            problems.append(f"{where}.files.{role}: no such file: {root / file}; correct it, or set files_root")
     return problems
 
 

@@ -64,6 +64,16 @@ def attach(server: TrackingServer, run_id: str, attachments: Mapping[str, bytes]
             server.upload(artifact_uri, path, data)
 
 
+def name_final(server: TrackingServer, experiment: str, parent: str, manifest: Manifest, root: str) -> None:
+    """Tie a pipeline's run to its final model: also where all stages were found done and none nests in it."""
+    uri = f"{root}/stages/{manifest.key}"
+    server.log(parent, [], {}, {"k15.model_uri": uri, "k15.model_digest": manifest.digest})
+    model = server.find_model(experiment, manifest.part_digest(facts.MODEL_PART))
+    if model:
+        body = {"run_id": parent, "datasets": [], "models": [{"model_id": model["model_id"]}]}
+        server.call("POST", "runs/log-inputs", body)
+
+
 def find_run(server: TrackingServer, experiment: str, manifest: Manifest) -> str:
     """The run that holds the whole record of `manifest`, or ""."""
     wanted = f"tags.`k15.key` = '{manifest.key}' and tags.`k15.digest` = '{manifest.digest}'"
@@ -86,7 +96,7 @@ def ensure_run(
     uri = f"{root}/stages/{manifest.key}"
     tags = facts.done_tags(manifest, root) | {
         "mlflow.parentRunId": parent,
-        "mlflow.note.content": facts.note(manifest.node, manifest.kind, uri, {}),
+        "mlflow.note.content": facts.note(manifest.node, manifest.kind, uri),
     }
     started = facts.epoch_ms(manifest.provenance.started) or now_ms()
     info = server.create_run(experiment, manifest.node, tags, started)

@@ -9,7 +9,7 @@ from k15.store import facts
 from k15.store.artifact import Store
 from k15.store.graph import graph_of, mermaid, upstream
 from k15.store.manifest import Manifest
-from k15.store.recording import attach, ensure_parent, ensure_run, find_run, register_version
+from k15.store.recording import attach, ensure_parent, ensure_run, find_run, name_final, register_version
 from k15.store.runs import RunRecord, run_records
 from k15.store.tracking import TrackingServer, now_ms
 
@@ -47,6 +47,7 @@ def reindex(
         if record.done and final is not None:
             name = facts.model_name(record.pipeline)
             register_version(server, experiment, name, final, store.objects.settings.root)
+            name_final(server, experiment, parents[record.run_id], final, store.objects.settings.root)
             models.append(name)
         _finish(store, server, parents[record.run_id], record, manifests)
     names = tuple(sorted(set(models)))

@@ -57,6 +57,7 @@ def child() -> Iterator[Start]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+    sweep()
 
 
 def line(process: "subprocess.Popen[str]") -> str:

@@ -104,6 +104,16 @@ def test_bad_input_is_not_retried_and_its_last_lines_are_shown(flow: Flow) -> No
     assert flow.flow_state(record) == "BadInput"
 
 
+def test_a_stage_that_runs_too_long_is_ended(flow: Flow) -> None:
+    flow.order("sft", "wait")
+    limits = ("--set", "nodes.sft.resources.timeout_s=8.0", "--set", "nodes.sft.resources.retries=0")
+    code, output = flow.run(*seed(7), *limits)
+    (flow.orders / "sft").unlink()
+    assert code == 1
+    assert "sft: ran longer than 8 s" in output
+    assert flow.processes() == []
+
+
 def test_a_wrong_recipe_is_refused_before_anything_starts(flow: Flow) -> None:
     before = flow.record().run_id
     code, output = flow.run("--set", "nodes.sft.recipe.stepps=1")

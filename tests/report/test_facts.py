@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from k15.report.facts import collect, orchestration, report_json
+from k15.report.facts import collect, orchestration
 from k15.report.findings import gains, headline, tiles
+from k15.report.values import report_json
 from k15.store.runs import RunState
 from tests.finished_run import MODELS, SECONDS
 
@@ -55,6 +56,15 @@ def test_gains_are_measured_against_the_model_each_phase_started_from(run_facts)
     assert "48.4%" in headline(run_facts) and "32% of the tokens" in headline(run_facts)
     names = [tile.name for tile in tiles(run_facts)]
     assert "rl over control" in names and "Orchestration of a round" in names
+
+
+def test_the_headline_says_where_a_change_is_within_the_noise(run_facts):
+    def widened(pair):
+        return replace(pair, sampled=replace(pair.sampled, low=-1.0, high=1.0))
+
+    noisy = replace(run_facts, pairs=tuple(widened(pair) for pair in run_facts.pairs))
+    assert "48.4%</em>, within the noise" in headline(noisy)
+    assert "within the noise" not in headline(run_facts)
 
 
 def test_a_failed_run_reports_what_there_is(store, run_facts):

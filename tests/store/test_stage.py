@@ -79,6 +79,11 @@ def stages(s3_environment: dict[str, str], tmp_path: Path) -> Iterator[Stages]:
     made.kill()
 
 
+def scratch_folders(stages: Stages) -> list[Path]:
+    """What stages hold, or left, of local disk."""
+    return list(Path(stages.environment["TMPDIR"]).glob("k15-stage*"))
+
+
 def counting(inputs: Manifest | None = None, **recipe: Any) -> Job:
     """A job of the stage under test."""
     refs = {"data": inputs.ref()} if inputs else {}
@@ -106,7 +111,7 @@ def test_a_stage_runs_once_and_is_cached_from_then_on(store: Store, stages: Stag
     assert (code, err) == (0, "")
     assert f"stage key={job.key} status=cached" in out
     assert stages.marks == ["round 0", "round 1", "round 2"]
-    assert list(Path(stages.environment["TMPDIR"]).glob("k15-stage-*")) == []
+    assert scratch_folders(stages) == []
 
 
 def test_a_job_may_leave_defaults_out(store: Store, stages: Stages, tmp_path: Path) -> None:
@@ -183,10 +188,11 @@ def test_sigterm_leaves_a_stage_resumable(store: Store, stages: Stages, wait_for
     assert "stopped by SIGTERM" in err
     assert store.manifest(job.key) is None
     committed = len(store.rounds(job.key))
-    assert committed == 3
+    assert committed == len(stages.marks) < 6
     assert stages.run(uri)[0] == 0
     assert stages.marks == [f"round {number}" for number in range(6)]
-    assert [record.epoch for record in store.rounds(job.key)] == [1, 1, 1, 2, 2, 2]
+    epochs = [record.epoch for record in store.rounds(job.key)]
+    assert epochs == [1] * committed + [2] * (6 - committed)
     manifest = store.manifest(job.key)
     assert manifest is not None
     assert manifest.summary == {"total": 15}
@@ -200,8 +206,12 @@ def test_sigkill_repeats_the_interrupted_round_only(store: Store, stages: Stages
     process.kill()
     assert stages.end(process)[0] == -signal.SIGKILL
     assert store.manifest(job.key) is None
+    assert len(scratch_folders(stages)) == 1
+    begun, committed = len(stages.marks), len(store.rounds(job.key))
+    assert begun - committed <= 1
     assert stages.run(uri)[0] == 0
-    assert stages.marks == ["round 0", "round 1", "round 1", "round 2", "round 3"]
+    assert stages.marks == [f"round {number}" for number in [*range(begun), *range(committed, 4)]]
+    assert scratch_folders(stages) == []
     gc(store, grace_s=-5)
     assert {info.path.split("/")[2] for info in store.objects.list("attempts/")} == {
         manifest.attempt for manifest in store.manifests()
