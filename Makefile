@@ -16,6 +16,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check bench up down status report clean
 export PYTHONUNBUFFERED := 1
+unexport PYTHONDONTWRITEBYTECODE  # without .pyc files every stage compiles its imports again
 
 help:  ## Print this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -38,8 +38,8 @@ class World:
 
     @cached_property
     def services(self) -> dict[str, str]:
-        """The user's environment over that of the checkout's own services."""
-        return {**environment(self.root, self.environ), **{k: v for k, v in self.environ.items() if v}}
+        """The user's environment, with what reaches the checkout's own services where the user names none."""
+        return {**self.environ, **environment(self.root, self.environ)}
 
     @cached_property
     def store(self) -> Store:

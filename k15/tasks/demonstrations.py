@@ -10,7 +10,7 @@ from random import Random
 from k15.rewards.answer import MARK
 from k15.tasks.problem import Problem, Step
 
-REFLECTION = "Wait. Let me look again. Is that right? Yes."
+REFLECTION = "Wait. Let me look again. Is that right? I think so. Yes."
 MAX_REFLECTIONS = 6
 MAX_CHECKS = 2
 MAX_SLIPS = 2

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-PAD = "<pad>"
-END = "<eos>"
+PAD, END = "<pad>", "<eos>"
 # A digit; or text up to the next digit, line end or punctuation mark (which it takes in); or marks.
 PIECE = r"\p{N}|\n*[^\p{N}\n.,?!]+[.,?!]?|[\n.,?!]+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on `texts`; decoding gives back every text exactly."""
+    """A tokenizer trained on `texts`; decoding gives back every text exactly, seen or not."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + 2:
         raise ValueError(f"vocab_size is {vocab_size}; a byte-level one needs at least {len(alphabet) + 2}")

@@ -17,7 +17,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(TEXTS, 320)
 
 
-@pytest.mark.parametrize("text", [*TEXTS[:2], "99 bottles, naïve “quotes” 日本 <x>\n\n\t end ", "#### -5"])
+STRANGE = "99 bottles, naïve “quotes” 日本 <x>\n\n\t end "
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:2], STRANGE, "#### -5"])
 def test_every_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert response_text(tokenizer, response_token_ids(tokenizer, text)) == text
 
@@ -28,9 +31,9 @@ def test_digits_stand_alone_and_fixed_phrases_are_one_token(tokenizer: PreTraine
 
 
 def test_a_response_ends_with_the_end_token_and_text_stops_there(tokenizer: PreTrainedTokenizerFast) -> None:
-    ids = response_token_ids(tokenizer, "#### 5")
+    ids = response_token_ids(tokenizer, "12 + 7")
     assert ids[-1] == end_token_id(tokenizer)
-    assert response_text(tokenizer, [*ids, 300, 301]) == "#### 5"
+    assert response_text(tokenizer, [*ids, 5, 6]) == "12 + 7"
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -44,9 +47,10 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: PreTrainedTokenizerFast, tmp
 def test_a_chat_template_is_used_where_there_is_one() -> None:
     chat = train_tokenizer(TEXTS, 320)
     chat.chat_template = (
-        "{% for m in messages %}U:{{ m['content'] }}{% endfor %}{% if add_generation_prompt %} A:{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\\n#### ' }}{% endif %}"
     )
-    assert chat.decode(prompt_token_ids(chat, "hi")) == "U:hi A:"
+    assert chat.decode(prompt_token_ids(chat, "12 + 7")) == "12 + 7\n#### "
 
 
 def test_too_small_a_vocabulary_is_refused() -> None:
