@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from k15.context import StageContext
 from k15.engines.channels import open_sender
 from k15.engines.megatron.checkpoint import Checkpoint, read_config
 from k15.engines.service.client import RemoteSampler, RemoteTrainer
@@ -14,6 +13,7 @@ from k15.engines.service.process import Service, launch_sampler, launch_trainer
 from k15.engines.service.settings import SamplerSettings, TrainerSettings
 from k15.recipes.rl import RlRecipe
 from k15.records import TensorSpec
+from k15.stage.context import StageContext
 
 log = logging.getLogger("stages.services")
 

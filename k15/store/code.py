@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 PACKAGES = ("k15", "stages")
-LEFT_OUT = ("k15.cli", "k15.recipes", "k15.report", "k15.stage", "k15.store", "k15.watchdog")
+LEFT_OUT = ("k15.cli", "k15.recipes", "k15.report", "k15.stage", "k15.store")
 COUNTED = ("k15.store.tables",)
 
 

@@ -193,7 +193,9 @@ def _problems(name: str, node: Node, root: Path) -> list[str]:
         if role in node.inputs:
             problems.append(f"{where}.files.{role}: also in inputs; give the role one source")
         if not (root / file).is_file():
-            problems.append(f"{where}.files.{role}: no such file: {root / file}; correct it, or set files_root")
+            problems.append(
+                f"{where}.files.{role}: no such file: {root / file}; correct it, or set files_root"
+            )
     return problems
 
 

@@ -11,7 +11,7 @@ from k15.rewards.answer import MARK
 from k15.tasks.problem import Problem, Step
 
 REFLECTION = "Wait. Let me look again. Is that right? I think so. Yes."
-MAX_REFLECTIONS = 6
+MAX_REFLECTIONS = 8
 MAX_CHECKS = 2
 MAX_SLIPS = 2
 SLIP_RATE = 0.15

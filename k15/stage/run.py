@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from k15.context import MetricLog, StageContext, StageStopped, StopSignal, finite
 from k15.recipes.stage import StageRecipe
+from k15.stage.context import MetricLog, StageContext, StageStopped, StopSignal, finite
+from k15.stage.watchdog import end_with_children, watch_stdin
 from k15.store.artifact import Artifact, Store
 from k15.store.code import code_digest
 from k15.store.job import Job
@@ -30,9 +31,6 @@ from k15.store.lease import Held, Lease, acquire, is_dead, this_process
 from k15.store.manifest import Manifest, Provenance
 from k15.store.mirror import RunMirror
 from k15.store.objects import StoreUnreachable
-from k15.watchdog import end_with_children, watch_stdin
-
-__all__ = ["MetricLog", "StageContext", "StageStopped", "run_stage", "watch_stdin"]
 
 DONE, FAULT, BAD_INPUT = 0, 1, 2
 LEASE_POLL_S = 1.0

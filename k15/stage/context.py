@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from k15.recipes.stage import StageRecipe
+from k15.stage.watchdog import end_with_children
 from k15.store.artifact import Artifact, Attempt, Store
 from k15.store.job import Job
 from k15.store.lease import Lease
 from k15.store.mirror import RunMirror
-from k15.watchdog import end_with_children
 
 STOP_GRACE_S = 15.0  # from SIGTERM until a stage that did not end by itself is ended
 STOPPED = 1  # exit code
