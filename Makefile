@@ -9,8 +9,6 @@ DATA ?=
 FILES ?= $(firstword $(wildcard data ../shared/data))
 CONTROL := .venv/control/bin
 ENGINE := .venv/engine/bin
-ENGINE_TESTS := $(wildcard tests/algo tests/engines tests/gpu tests/loops tests/rewards tests/stages tests/tasks)
-CONTROL_TESTS := $(filter-out tests/bench $(ENGINE_TESTS),$(wildcard tests/test_*.py $(patsubst %/,%,$(wildcard tests/*/))))
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -31,11 +29,8 @@ run:  ## Run a pipeline: make run RECIPE=tiny ARGS="--set nodes.rl.recipe.update
 	  wait $$services
 	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml $(if $(FILES),--set files_root=$(FILES)) $(ARGS)
 
-test: setup  ## Run every test; the engine and the control environment side by side.
-	@mkdir -p out/test; status=0; \
-	  $(CONTROL)/python -m pytest $(CONTROL_TESTS) $(ARGS) >out/test/control.log 2>&1 & control=$$!; \
-	  $(ENGINE)/python -m pytest $(ENGINE_TESTS) $(ARGS) || status=1; \
-	  wait $$control || status=1; cat out/test/control.log; exit $$status
+test: setup  ## Run every test, the suites side by side: make test ARGS="engine -- -x"
+	@$(PYTHON) infra/test.py $(ARGS)
 
 check:  ## Format, lint, types, import rules.
 	@$(PYTHON) infra/setup.py control

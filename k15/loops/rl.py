@@ -172,8 +172,8 @@ def check_mismatch(stats: UpdateStats, limit: float, number: int) -> None:
         raise RuntimeError(
             f"round {number}: trainer and sampler log-probs differ by {stats.mismatch_mean:.2e} on average "
             f"(largest {stats.mismatch_max:.2e}), above mismatch_limit = {limit:g}: eq. 3's ratio would be "
-            f"wrong. The sampler may hold other weights than the trainer, or its precision is too low; raise the "
-            f"limit only with a measured reason."
+            f"wrong. The sampler may hold other weights than the trainer, or its precision is too low; raise "
+            f"the limit only with a measured reason."
         )
 
 

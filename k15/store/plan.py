@@ -41,7 +41,8 @@ class PlanRow:
 def load_pipeline(path: Path, overrides: Sequence[str] = (), root: Path | None = None) -> Pipeline:
     """A pipeline file with `--set` overrides, every node's kind, recipe, roles and files checked.
 
-    Files are relative to `root` (the work directory) / files_root. ValueError lists each wrong field as nodes.<x>.…
+    Files are relative to `root` (the work directory) / files_root. ValueError lists each
+    wrong field as nodes.<x>.…
     """
     values = load_toml(path)
     for text in overrides:

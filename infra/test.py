@@ -1,0 +1,60 @@
+"""Run the test suites side by side, each in its own environment and process: `python infra/test.py [SUITE …]`.
+
+Lines are printed as they come, behind their suite's name. Exit code 0 where every suite passed. Arguments
+after `--` go to every pytest: `python infra/test.py e2e -- -x -k killed`.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+SUITES = {
+    "engine": ("engine", "algo engines gpu loops rewards stages store tasks"),
+    "control": ("control", "cli flows infra report"),
+    "e2e": ("control", "e2e"),
+}
+PYTEST = ("-v", "--no-header", "-rfE", "--durations=5")
+
+
+def main(arguments: list[str]) -> int:
+    """Start every suite, pass on what they print, sum up."""
+    names, _, extra = " ".join(arguments).partition("--")
+    chosen = names.split() or list(SUITES)
+    if unknown := sorted(set(chosen) - set(SUITES)):
+        print(f"make test: no suite {', '.join(unknown)}; there are {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    results: dict[str, tuple[int, float]] = {}
+    threads = [threading.Thread(target=run, args=(name, extra.split(), began, results)) for name in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in chosen:
+        code, seconds = results[name]
+        print(f"tests: {name:8} {'passed' if code == 0 else f'FAILED (exit code {code})'} in {seconds:.0f} s")
+    return max(min(code, 1) for code, _ in results.values())
+
+
+def run(name: str, extra: list[str], began: float, results: dict[str, tuple[int, float]]) -> None:
+    """One suite to its end."""
+    environment, folders = SUITES[name]
+    paths = [f"tests/{folder}" for folder in folders.split() if Path("tests", folder).is_dir()]
+    command = [f".venv/{environment}/bin/python", "-m", "pytest", *PYTEST, *extra, *paths]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip():
+            sys.stdout.write(f"{name:8}| {line}")
+            sys.stdout.flush()
+    results[name] = (process.wait(), time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
