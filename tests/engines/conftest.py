@@ -60,7 +60,7 @@ def services(
 ) -> Iterator[dict[str, Service]]:
     """Sampler services by name, launched together; a test waits for the one it uses."""
     logs = tmp_path_factory.mktemp("services")
-    models = {"tied": tied_model, "untied": untied_model, "victim": tied_model}
+    models = {"tied": tied_model, "untied": untied_model, "learner": untied_model, "victim": tied_model}
     running = {
         name: launch_sampler(sampler_settings(model), log_path=logs / f"{name}.log")
         for name, model in models.items()
@@ -85,6 +85,12 @@ def tied_sampler(services: dict[str, Service]) -> RemoteSampler:
 @pytest.fixture
 def untied_sampler(services: dict[str, Service]) -> RemoteSampler:
     return ready(services["untied"])
+
+
+@pytest.fixture
+def learning_sampler(services: dict[str, Service]) -> RemoteSampler:
+    """A sampler that follows a trainer: its weights are no longer `untied_model`'s."""
+    return ready(services["learner"])
 
 
 @pytest.fixture

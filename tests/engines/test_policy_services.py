@@ -35,24 +35,24 @@ def trainer(untied_model: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_the_sampler_follows_the_trainer_through_two_rounds(
-    trainer: Service, untied_sampler: RemoteSampler, tmp_path: Path
+    trainer: Service, learning_sampler: RemoteSampler, tmp_path: Path
 ) -> None:
     remote = RemoteTrainer(trainer)
     with pytest.raises(ValueError, match="connect one before publishing"):
         remote.publish(1, deadline_s=10)
-    remote.connect(untied_sampler.open_channel(remote.layout()))
-    untied_sampler.update(remote.publish(100, deadline_s=10), deadline_s=10)
+    remote.connect(learning_sampler.open_channel(remote.layout()))
+    learning_sampler.update(remote.publish(100, deadline_s=10), deadline_s=10)
     settings = PolicyUpdate(lr=1e-2, inner_steps=1)
     told = []
     for version in (101, 102):
         requests = [SampleRequest((2 + i, 30, 40 + i), 20, 4, seed=i) for i in range(8)]
-        answers = untied_sampler.sample(requests, deadline_s=60)
+        answers = learning_sampler.sample(requests, deadline_s=60)
         assert {s.policy_version for segments in answers for s in segments} == {version - 1}
         stats = remote.policy_update(groups_of(requests, answers), settings=settings, lr=1e-2)
         assert stats.num_updates == 1
         assert stats.mismatch_mean < 1e-5
         assert stats.mismatch_max < 1e-3
-        untied_sampler.update(remote.publish(version, deadline_s=10), deadline_s=10)
+        learning_sampler.update(remote.publish(version, deadline_s=10), deadline_s=10)
         told.append(answers)
     assert told[0] != told[1]
     loss = remote.supervised_step([Sequence((3, 4, 5), (False, True, True))], lr=1e-3)["loss"]
