@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 from k15.recipes import Resources
 
 TERMINATE_GRACE_S = 20.0  # a stage has 15 s to commit what it holds
+POLL_S = 0.02
 LEFTOVER_GRACE_S = 2.0  # for what a stage left running when it ended
 
 
@@ -78,14 +80,23 @@ class ProcessExecution:
 
     def _reap(self) -> None:
         self._process.wait()
-        if self._signal(signal.SIGTERM):
-            threading.Event().wait(LEFTOVER_GRACE_S)
-            self._signal(signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not self._signal(number) or self._gone_within(LEFTOVER_GRACE_S):
+                break
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._ended.set()
 
-    def _signal(self, number: signal.Signals) -> bool:
+    def _gone_within(self, seconds: float) -> bool:
+        """Whether the group's last process ended in time."""
+        end = time.monotonic() + seconds
+        while self._signal(0):
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def _signal(self, number: int) -> bool:
         """Whether anybody of the group was there to get it."""
         try:
             os.killpg(self._process.pid, number)
