@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.session import Session
+from flows.summary import report_folder
 from k15.store.mirror import register
 
 
@@ -35,4 +36,4 @@ def report_run(session: Session) -> State[Any]:
     logger.info("k15 report:\n%s", done.stdout.rstrip())
     if done.returncode:
         return Failed(message=f"k15 report: exit code {done.returncode}:\n{done.stdout[-2000:]}")
-    return Completed(message="out/report.html")
+    return Completed(message=f"{report_folder(os.environ)}/report.html")

@@ -1,11 +1,12 @@
 """How a run went, as a table for the terminal and as Prefect artifacts."""
 
+import os
+from collections.abc import Mapping
+
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from k15.store.artifact import Store
 from k15.store.runs import NodeRecord, RunRecord
-
-REPORT_PATH = "out/report.html"
 
 
 def run_table(record: RunRecord) -> str:
@@ -16,9 +17,14 @@ def run_table(record: RunRecord) -> str:
         f"  {name:{names}}  {_state(node):10}{_seconds(node):>9}  {node.key[:12]}"
         for name, node in record.nodes.items()
     ]
-    pages = links(record) | ({"report": REPORT_PATH} if record.done else {})
+    pages = links(record) | ({"report": f"{report_folder(os.environ)}/report.html"} if record.done else {})
     lines += [f"{name:8} {url}" for name, url in pages.items()]
     return "\n".join(lines)
+
+
+def report_folder(environment: Mapping[str, str]) -> str:
+    """Where `k15 report` puts a run's report."""
+    return environment.get("K15_OUT") or "out"
 
 
 def links(record: RunRecord) -> dict[str, str]:

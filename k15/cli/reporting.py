@@ -24,7 +24,9 @@ def add_commands(add: Adder) -> None:
     command.add_argument(
         "--run", default="", metavar="ID", help="a run of `k15 ls --runs` (default: the last)"
     )
-    command.add_argument("--out", default="out", metavar="DIR", help="where to write it (default: out)")
+    command.add_argument(
+        "--out", metavar="DIR", help="where to write it (default: what K15_OUT names, else out)"
+    )
     command.add_argument("--no-upload", action="store_true", help="leave the store and MLflow as they are")
 
 
@@ -33,7 +35,14 @@ def report(args: argparse.Namespace, world: World) -> int:
     record = read_run(world.store, args.run) if args.run else latest_run(world.store)
     facts = collect(world.store, record)
     values, html = report_json(facts), page(facts)
-    files = publish(world.store, facts, values, html, Path(args.out), upload=not args.no_upload)
+    files = publish(
+        world.store,
+        facts,
+        values,
+        html,
+        Path(args.out or world.environ.get("K15_OUT") or "out"),
+        upload=not args.no_upload,
+    )
     world.put(values, lambda: _print(world, facts, files["report.html"]))
     return 0
 

@@ -21,8 +21,9 @@ WHOLE_RUN_LIMIT_S = 900
 @pytest.fixture(scope="session")
 def cli(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The command line against the session's stack."""
-    env = {**services, "K15_S3_PREFIX": f"e2e-{uuid4().hex[:8]}"}
-    return Cli(env, tmp_path_factory.mktemp("e2e") / "runs.log")
+    folder = tmp_path_factory.mktemp("e2e")
+    env = {**services, "K15_S3_PREFIX": f"e2e-{uuid4().hex[:8]}", "K15_OUT": str(folder / "out")}
+    return Cli(env, folder / "runs.log")
 
 
 @pytest.fixture(scope="session")

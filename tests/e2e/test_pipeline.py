@@ -46,15 +46,15 @@ def test_the_final_model_is_the_registered_champion(cli: Cli, store: Store, whol
     final = manifest_of(store, cli, whole_run, "short")
     versions = [v for m in mlflow_client.search_registered_models() for v in [m.aliases.get("champion")] if v]
     assert versions
-    report = json.loads((Path("out") / "report.json").read_text())
+    report = json.loads((Path(cli.env["K15_OUT"]) / "report.json").read_text())
     assert final.key in report["model_uri"]
 
 
-def test_the_report_holds_models_and_stages(whole_run):
-    report = json.loads((Path("out") / "report.json").read_text())
+def test_the_report_holds_models_and_stages(cli: Cli, whole_run):
+    report = json.loads((Path(cli.env["K15_OUT"]) / "report.json").read_text())
     assert {model["name"] for model in report["models"]} == {"longcot", "control", "rl", "merge", "short"}
     assert {stage["name"] for stage in report["stages"]} == {*UPSTREAM, *DOWNSTREAM}
-    page = (Path("out") / "report.html").read_text()
+    page = (Path(cli.env["K15_OUT"]) / "report.html").read_text()
     assert "http-equiv" not in page and "<script src" not in page and "<link" not in page
 
 

@@ -12,4 +12,5 @@ from tests.flows.driver import Flow
 def flow(services: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Flow:
     orders: Path = tmp_path_factory.mktemp("orders")
     prefix = f"flows-{uuid4().hex[:8]}"
-    return Flow({**services, "K15_S3_PREFIX": prefix, "K15_TEST_ORDERS": str(orders)}, orders)
+    own = {"K15_S3_PREFIX": prefix, "K15_TEST_ORDERS": str(orders), "K15_OUT": str(orders / "out")}
+    return Flow({**services, **own}, orders)
