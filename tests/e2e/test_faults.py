@@ -8,7 +8,7 @@ from k15.store.artifact import Store
 from k15.store.manifest import Manifest
 from tests.e2e.driver import Cli, wait_for
 
-ROUNDS = 4
+ROUNDS = 10
 
 
 def rl_rounds(store: Store) -> dict[str, list[str]]:
@@ -42,6 +42,7 @@ def test_a_run_killed_mid_round_is_finished_by_the_next(cli: Cli, store: Store, 
         "run",
         str(trunk),
         f"--set=nodes.rl.recipe.rounds={ROUNDS}",
+        "--set=nodes.rl.recipe.prompts_per_round=16",
         f"--set=nodes.rl.recipe.seed={seed}",
     )
     before = rl_rounds(store)
