@@ -1,5 +1,6 @@
 """The process group and Megatron's parallel state."""
 
+import atexit
 import logging
 
 import torch
@@ -29,11 +30,19 @@ def start(seed: int, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) ->
             dist.init_process_group(backend)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        atexit.register(_leave)
     if torch.cuda.is_available():
         torch.cuda.set_device(dist.get_rank() % torch.cuda.device_count())
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(tensor_parallel, pipeline_parallel)
         model_parallel_cuda_manual_seed(seed)
+
+
+def _leave() -> None:
+    """Join the group's threads: one that still runs when the interpreter goes aborts the process."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
 
 
 def data_rank() -> int:
