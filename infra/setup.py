@@ -165,6 +165,8 @@ def set_up(names: list[str]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         make("tools", install_tools)
         torch = "engine" in names and not is_current("engine")
+        if torch:
+            create("engine")  # before two installers look for it
         wait_for_torch = in_background(install_torch) if torch else None
         if "control" in names:
             make("control", lambda: install("control", "control.txt"))
