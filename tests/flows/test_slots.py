@@ -38,10 +38,11 @@ def test_no_more_than_the_capacity_is_held_at_once() -> None:
 
 def test_more_cores_than_there_are_take_the_whole_machine() -> None:
     slots = CoreSlots(2)
-    with slots.hold(64):
-        pass
-    with slots.hold(2):
-        pass
+    entered = []
+    for cores in (64, 2):
+        with slots.hold(cores):
+            entered.append(cores)
+    assert entered == [64, 2]
 
 
 def test_a_wide_stage_is_not_overtaken() -> None:
