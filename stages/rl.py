@@ -7,57 +7,24 @@ Killed anywhere, the next run continues after the last committed round.
 
 import json
 import logging
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from transformers import AutoTokenizer
 
 from k15.loops.replay import ReplayState
-from k15.loops.rl import Clock, Phase, Row, run_phase
-from k15.ports import Trainer
+from k15.loops.rl import Phase, run_phase
 from k15.recipes.rl import RlRecipe
 from k15.rewards import judge
 from k15.stage import StageContext, StageStopped, run_stage
+from k15.store.manifest import RoundManifest
 from k15.store.tables import prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
+from stages.rounds import WEIGHTS, RoundCommit, newest_weights
 from stages.services import longest, policy_services
 
 log = logging.getLogger("stages.rl")
-COMPUTE = ("rollout_s", "reward_s", "train_s")
-
-
-class RoundCommit:
-    """Commits a round: weights, replay state, figures and examples become visible together or not at all."""
-
-    def __init__(self, ctx: StageContext, trainer: Trainer, rounds: int) -> None:
-        self._ctx, self._trainer, self._rounds = ctx, trainer, rounds
-
-    def __call__(self, state: ReplayState, row: Row, examples: list[dict[str, Any]], clock: Clock) -> None:
-        ctx, number = self._ctx, int(row["round"])
-        with clock("commit"):
-            weights = ctx.scratch / f"round-{number}"
-            self._trainer.save(weights)
-            attempt = ctx.store.begin(ctx.job.key)
-            attempt.add_directory("model", weights)
-            shutil.rmtree(weights)
-            ctx.lease.check()
-        row |= clock.read()
-        row["orchestration_s"] = row["wall_s"] - sum(row.get(name, 0.0) for name in COMPUTE)
-        content = {"replay": state.to_json(), "row": row, "examples": examples}
-        if not ctx.store.commit_round(ctx.job.key, number, attempt, content):
-            raise RuntimeError(f"round {number} was committed by another writer; this one lost its lease")
-        ctx.metrics.log(number, **row)
-        ctx.progress(number + 1, self._rounds, "rounds")
-        log.info(
-            "round=%d pass_rate=%.3f tokens=%.1f reward=%.3f wall_s=%.2f orchestration_s=%.2f mismatch=%.1e",
-            *(
-                row[name]
-                for name in ("round", "pass_rate", "tokens_mean", "reward", "wall_s", "orchestration_s")
-            ),
-            row["mismatch_mean"],
-        )
 
 
 def body(ctx: StageContext, recipe: RlRecipe) -> None:
@@ -94,26 +61,33 @@ def play_missing_rounds(
             lambda ids: response_text(tokenizer, ids),
             judge,
         )
-        commit = RoundCommit(ctx, trainer, recipe.rounds)
-        return run_phase(phase, state, commit=commit, stopping=ctx.stopping)
+        with RoundCommit(ctx, trainer, recipe.rounds) as commit:
+            return run_phase(phase, state, commit=commit, stopping=ctx.stopping)
 
 
 def starting_point(ctx: StageContext) -> tuple[Path, ReplayState]:
     """Weights and state of the last committed round, or the input model and an empty state."""
-    directory = ctx.scratch / "start"
-    last = ctx.store.last_round(ctx.job.key)
-    if last is None:
-        return ctx.inputs["model"].download(directory), ReplayState()
-    log.info("resume key=%s after_round=%d", ctx.job.key[:12], last.number)
-    ctx.store.open_round(last).download(directory, "model")
-    return directory / "model", ReplayState.from_json(last.state["replay"])
+    rounds = ctx.store.rounds(ctx.job.key)
+    model_dir = policy(ctx, rounds)
+    if not rounds:
+        return model_dir, ReplayState()
+    log.info("resume key=%s after_round=%d", ctx.job.key[:12], rounds[-1].number)
+    return model_dir, ReplayState.from_json(rounds[-1].state["replay"])
+
+
+def policy(ctx: StageContext, rounds: Sequence[RoundManifest]) -> Path:
+    """A directory of the policy after `rounds`: the input model where none of them made an update."""
+    directory = ctx.scratch / f"policy-{len(rounds)}"
+    newest = newest_weights(rounds)
+    if newest is None:
+        return ctx.inputs["model"].download(directory)
+    return ctx.store.open_round(newest).download(directory, WEIGHTS) / WEIGHTS
 
 
 def finish(ctx: StageContext) -> None:
-    """The final artifact: the last round's weights, every round's figures and examples."""
+    """The final artifact: the policy after all rounds, every round's figures and examples."""
     rounds = ctx.store.rounds(ctx.job.key)
-    final = ctx.store.open_round(rounds[-1]).download(ctx.scratch / "final", "model")
-    ctx.out.add_directory("model", final / "model")
+    ctx.out.add_directory(WEIGHTS, policy(ctx, rounds))
     rows = [committed.state["row"] for committed in rounds]
     ctx.out.write_bytes("rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     examples = [{"round": c.number, **example} for c in rounds for example in c.state["examples"]]
