@@ -36,7 +36,12 @@ def main(arguments: list[str]) -> int:
     for name in chosen:
         code, seconds = results[name]
         print(f"tests: {name:8} {'passed' if code == 0 else f'FAILED (exit code {code})'} in {seconds:.0f} s")
-    return max(min(code, 1) for code, _ in results.values())
+    return exit_code([code for code, _ in results.values()])
+
+
+def exit_code(codes: list[int]) -> int:
+    """0 where every suite ended with 0, else 1; one killed by a signal has a negative code."""
+    return int(any(codes))
 
 
 def run(name: str, extra: list[str], began: float, results: dict[str, tuple[int, float]]) -> None:

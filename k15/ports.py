@@ -18,7 +18,7 @@ class Sampler(Protocol):
         """For each request its num_samples segments. TimeoutError past the deadline."""
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
-        """Serve the weights of `ticket` from now on; ValueError on a wrong checksum (the old ones stay)."""
+        """Serve the weights of `ticket`; ConnectionError on a wrong checksum (the old ones stay)."""
 
 
 class Trainer(Protocol):
@@ -59,6 +59,6 @@ class WeightReceiver(Protocol):
         """What the sender needs to reach this buffer."""
 
     def take(self, ticket: WeightTicket) -> memoryview:
-        """The verified bytes of a version; ValueError where checksum or version differ."""
+        """The verified bytes of a version; ConnectionError where checksum or version differ."""
 
     def close(self) -> None: ...

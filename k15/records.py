@@ -127,7 +127,8 @@ class Group:
     prompt_id: str
     sequences: tuple[Sequence, ...]
     rewards: tuple[float, ...]  # r_j, length reward and penalties already added
-    logprobs: tuple[tuple[float, ...], ...] = ()  # of the sampler, one for each token with in_loss
+    # Of the sampler, one for each token with in_loss; NaN where an older policy sampled it.
+    logprobs: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

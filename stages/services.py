@@ -92,7 +92,10 @@ def policy_services(
         ]
         for service in services:
             service.wait_ready()
-        sampler, trainer = RemoteSampler(services[0], version=version), RemoteTrainer(services[1])
+        sampler, trainer = (
+            RemoteSampler(services[0], version=version),
+            RemoteTrainer(services[1], deadline_s=ctx.job.resources.timeout_s),
+        )
         trainer.connect(sampler.open_channel(trainer.layout()))
         log.info("services=ready transport=%s version=%d", recipe.transport, version)
         yield trainer, sampler

@@ -109,16 +109,16 @@ class SlotBuffer:
         return ages.index(min(ages))
 
     def take(self, ticket: WeightTicket) -> memoryview:
-        """The verified payload of `ticket`; ValueError where header, size or checksum are not its own."""
+        """The verified payload of `ticket`; ConnectionError where header, size or checksum differ."""
         if ticket.slot not in range(NUM_SLOTS):
-            raise ValueError(f"weights of version {ticket.version}: there is no slot {ticket.slot}")
+            raise ConnectionError(f"weights of version {ticket.version}: there is no slot {ticket.slot}")
         if self.held(ticket.slot) != ticket or ticket.num_bytes != self.payload_bytes:
             held = self.held(ticket.slot)
-            raise ValueError(f"slot {ticket.slot} holds {held}, not {ticket}: torn or never sent")
+            raise ConnectionError(f"slot {ticket.slot} holds {held}, not {ticket}: torn or never sent")
         payload = self.payload(ticket.slot)
         checksum = zlib.crc32(payload)
         if checksum != ticket.checksum:
-            raise ValueError(
+            raise ConnectionError(
                 f"weights of version {ticket.version} are corrupt: "
                 f"crc32 {checksum:08x}, expected {ticket.checksum:08x}"
             )

@@ -1,5 +1,6 @@
 """From finished groups to training groups: verdicts, rewards, rows, success counts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from k15.algo.reward import group_rewards
@@ -23,9 +24,12 @@ def judge_group(
 
 
 def training_group(
-    recipe: RlRecipe, group: OpenGroup, verdicts: Sequence[Verdict], number: int
+    recipe: RlRecipe, group: OpenGroup, verdicts: Sequence[Verdict], number: int, *, version: int
 ) -> Group | None:
-    """The judged responses with their rewards; None where fewer than two were judged (no baseline)."""
+    """The judged responses with their rewards; None where fewer than two were judged (no baseline).
+
+    `version` is the policy's at hand: its own tokens alone carry the sampler's log-probs.
+    """
     judged = [
         (trajectory, verdict.score)
         for trajectory, verdict in zip(group.trajectories, verdicts, strict=True)
@@ -43,7 +47,7 @@ def training_group(
         training_row(trajectory, newest_only=recipe.loss_segments == "newest") for trajectory, _ in judged
     ]
     sampled = tuple(
-        logprobs_in_loss(trajectory, row) for (trajectory, _), row in zip(judged, rows, strict=True)
+        logprobs_in_loss(trajectory, row, version) for (trajectory, _), row in zip(judged, rows, strict=True)
     )
     return Group(group.prompt_id, tuple(rows), tuple(rewards), sampled)
 
@@ -57,10 +61,20 @@ def training_row(trajectory: Trajectory, *, newest_only: bool) -> TrainingRow:
     return TrainingRow(trajectory.prompt_token_ids + trajectory.token_ids, tuple(flags))
 
 
-def logprobs_in_loss(trajectory: Trajectory, row: TrainingRow) -> tuple[float, ...]:
-    """The sampler's log-probs of the tokens whose log-prob enters the loss."""
+def logprobs_in_loss(trajectory: Trajectory, row: TrainingRow, version: int) -> tuple[float, ...]:
+    """The sampler's log-probs of the tokens in the loss; NaN for those that an older policy sampled.
+
+    RuntimeError where the sampler gave one that is not finite.
+    """
+    if not all(math.isfinite(value) for value in trajectory.logprobs):
+        raise RuntimeError(f"prompt {trajectory.prompt_id}: the sampler gave a log-prob that is not finite")
+    values = [
+        value if segment.policy_version == version else math.nan
+        for segment in trajectory.segments
+        for value in segment.logprobs
+    ]
     flags = row.in_loss[len(trajectory.prompt_token_ids) :]
-    return tuple(value for value, flag in zip(trajectory.logprobs, flags, strict=True) if flag)
+    return tuple(value for value, flag in zip(values, flags, strict=True) if flag)
 
 
 def tally(

@@ -91,7 +91,11 @@ def play_round(
             judge_group(group, phase.prompts[group.prompt_id], phase.decode, phase.judge)
             for group in complete
         ]
-        groups_made = [training_group(recipe, *pair, number) for pair in zip(complete, verdicts, strict=True)]
+        version = phase.sampler.version
+        groups_made = [
+            training_group(recipe, *pair, number, version=version)
+            for pair in zip(complete, verdicts, strict=True)
+        ]
         training = [group for group in groups_made if group is not None]
     stats = UpdateStats(0, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
     if training:

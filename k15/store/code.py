@@ -1,4 +1,4 @@
-"""The digest of a stage's own code: the modules it imports within the project, read statically.
+"""The digest of a stage's own code: the modules it imports or starts by name, read statically.
 
 Comments, docstrings and layout do not count. Left out: recipes, whose every value is in the stage key, and
 the machinery that stores, mirrors and starts stages, which does not make their results.
@@ -6,10 +6,12 @@ the machinery that stores, mirrors and starts stages, which does not make their 
 
 import ast
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
 
 PACKAGES = ("k15", "stages")
+STARTED = re.compile(r"stages(\.\w+)+")  # the whole of a string: a service, started as `python -m stages.…`
 LEFT_OUT = ("k15.cli", "k15.recipes", "k15.report", "k15.stage", "k15.store")
 COUNTED = ("k15.store.tables",)
 
@@ -25,7 +27,7 @@ def code_digest(root: Path, kind: str) -> str:
 
 
 def closure(root: Path, module: str) -> dict[str, Path]:
-    """Every counted project module that `module` imports, directly or not, with its file."""
+    """Every counted project module that `module` imports or starts, directly or not, with its file."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -54,7 +56,7 @@ def _file(root: Path, module: str) -> Path | None:
 
 @lru_cache(maxsize=4096)
 def _read(path: Path, modified_ns: int) -> tuple[str, tuple[str, ...]]:  # noqa: ARG001 (part of the cache's key)
-    """A file's code without comments and docstrings, and the modules it may import."""
+    """A file's code without comments and docstrings, and the modules it may import or start."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     imported: list[str] = []
     for node in ast.walk(tree):
@@ -62,6 +64,8 @@ def _read(path: Path, modified_ns: int) -> tuple[str, tuple[str, ...]]:  # noqa:
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and STARTED.fullmatch(node.value):
+            imported.append(node.value)
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
     return ast.dump(tree), tuple(imported)

@@ -5,7 +5,7 @@ Pure and seeded: the same recipe and the same problems give the same corpus.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -56,13 +56,12 @@ def from_families(recipe: DataRecipe) -> Corpus:
         raise ValueError(
             f"families: none; name some of {sorted(families.FAMILIES)}, or give files = {{ questions = … }}"
         )
-    total = sum(family.weight for family in recipe.families.values())
+    weights = [family.weight for family in recipe.families.values()]
+    shares = zip(apportion(recipe.num_heldout, weights), apportion(recipe.num_train, weights), strict=True)
     heldout: list[Problem] = []
     train: list[Problem] = []
     repeats = 0
-    for name, family in recipe.families.items():
-        num_heldout = max(1, round(recipe.num_heldout * family.weight / total))
-        num_train = max(1, round(recipe.num_train * family.weight / total))
+    for (name, family), (num_heldout, num_train) in zip(recipe.families.items(), shares, strict=True):
         found, repeated = _distinct(name, family, recipe.seed, num_heldout + num_train)
         heldout += found[:num_heldout]
         train += found[num_heldout:]
@@ -71,6 +70,16 @@ def from_families(recipe: DataRecipe) -> Corpus:
     shuffle(heldout)
     shuffle(train)
     return build(Split(tuple(heldout), tuple(train), {"repeated": repeats}), recipe)
+
+
+def apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """`total` in whole shares by weight that add up to it: the largest remainders are rounded up."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda place: shares[place] - exact[place])
+    for place in by_remainder[: total - sum(shares)]:
+        shares[place] += 1
+    return shares
 
 
 def from_questions(

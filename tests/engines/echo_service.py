@@ -25,6 +25,12 @@ def fault(_: Empty) -> Empty:
     raise ZeroDivisionError("the engine broke")
 
 
+def fill(_: Empty) -> Empty:
+    with open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"x")
+    return Empty()
+
+
 def grind(_: Empty) -> Empty:
     hashlib.pbkdf2_hmac("sha256", b"", b"", (1 << 31) - 1)  # minutes in C, deaf to signals
     return Empty()
@@ -44,6 +50,7 @@ def build(settings: EchoSettings) -> Iterator[dict[str, Endpoint]]:
         "facts": Endpoint(Empty, lambda _: Address(facts)),
         "refuse": Endpoint(Empty, refuse),
         "fault": Endpoint(Empty, fault),
+        "fill": Endpoint(Empty, fill),
         "grind": Endpoint(Empty, grind),
         "rest": Endpoint(Address, rest),
     }

@@ -1,5 +1,6 @@
 """Services as processes: answers, refusals, faults, deaths of either side."""
 
+import errno
 import http.client
 import json
 import os
@@ -83,6 +84,12 @@ def test_a_fault_is_told_and_ends_the_service(mortal: Service) -> None:
         ConnectionError, match=r"(?s)echo_service \(pid \d+\) ended with exit code 1.*the engine broke"
     ):
         call(mortal, "echo", Address({}), Address, deadline_s=5)
+
+
+def test_a_full_disk_in_a_service_is_a_full_disk_to_its_caller(mortal: Service) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        call(mortal, "fill", Empty(), Empty, deadline_s=5)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_service_killed_in_a_call_is_named_at_once(mortal: Service) -> None:

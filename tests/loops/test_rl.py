@@ -1,5 +1,6 @@
 """The RL loop over fakes of the ports: partial rollouts, resumption, rewards, the mismatch gate."""
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -101,6 +102,18 @@ def test_unfinished_responses_are_continued_with_the_tokens_they_have():
     budgeted = {(g.prompt_id, g.sequences) for g in made.trainer.groups}
     assert budgeted <= {(g.prompt_id, g.sequences) for g in whole.trainer.groups}
     assert any(request.prefix for request in made.sampler.asked)
+
+
+def test_only_tokens_of_the_policy_at_hand_are_compared_with_the_trainer():
+    made = phase(recipe(rounds=12, phase_token_budget=4))
+    play(made)
+    values = [value for group in made.trainer.groups for row in group.logprobs for value in row]
+    older = sum(math.isnan(value) for value in values)
+    assert 0 < older < len(values)
+    assert {value for value in values if not math.isnan(value)} == {-0.5}
+    whole = phase(recipe(rounds=12))
+    play(whole)
+    assert not any(math.isnan(v) for group in whole.trainer.groups for row in group.logprobs for v in row)
 
 
 def test_groups_wait_for_all_their_samples():

@@ -34,6 +34,17 @@ def test_the_closure_is_what_is_imported(checkout: Path) -> None:
     assert sorted(found) == ["k15.algo", "k15.algo.inner", "k15.algo.loss", "stages.sft"]
 
 
+def test_what_a_stage_starts_by_name_is_its_code_too(checkout: Path) -> None:
+    (checkout / "stages" / "rl.py").write_text('start("stages.sft")\nsay("stages.sft is up")\n')
+    assert {"stages.sft", "k15.algo.loss"} <= set(closure(checkout, "stages.rl"))
+
+
+def test_the_policy_update_is_code_of_rl() -> None:
+    assert {"k15.algo.loss", "k15.engines.megatron.policy", "k15.engines.vllm.engine"} <= set(
+        closure(ROOT, "stages.rl")
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "text", "changes"),
     [

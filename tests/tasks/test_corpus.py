@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from k15.recipes.data import DataRecipe
-from k15.tasks.corpus import Corpus, content, from_families, from_questions
+from k15.tasks.corpus import Corpus, apportion, content, from_families, from_questions
 from k15.tasks.problem import Problem
 
 pytestmark = pytest.mark.engine
@@ -46,6 +46,14 @@ def test_nothing_held_out_is_in_anything_trained_on(seed: int) -> None:
         assert content(prompt.text) not in texts
         assert not any(content(prompt.text) in text for text in texts)
     assert not {p.id for p in corpus.train} & {p.id for p in corpus.heldout}
+
+
+def test_families_of_equal_weight_give_as_many_prompts_as_were_asked_for() -> None:
+    equal = {name: {**family, "weight": 1.0} for name, family in FAMILIES.items()}
+    corpus = from_families(recipe(families=equal))
+    assert (len(corpus.heldout), len(corpus.train)) == (100, 400)
+    assert apportion(1000, [1.0, 1.0, 1.0]) == [334, 333, 333]
+    assert apportion(1, [0.2, 0.8]) == [0, 1]
 
 
 def test_held_out_questions_of_a_users_file_are_taken_out_of_training() -> None:

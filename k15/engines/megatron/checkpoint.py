@@ -1,5 +1,6 @@
 """Hugging Face directories of safetensors: read tensor by tensor, written shard by shard."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -72,7 +73,7 @@ def _save_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_b
     for number, shard in enumerate(_shards(tensors, shard_bytes)):
         drafts.append(list(shard))
         total += sum(t.numel() * t.element_size() for t in shard.values())
-        save_file(shard, directory / f"draft-{number}.safetensors", metadata={"format": "pt"})
+        _write(directory / f"draft-{number}.safetensors", shard)
     names = [f"model-{n + 1:05d}-of-{len(drafts):05d}.safetensors" for n in range(len(drafts))]
     if len(names) == 1:
         names = ["model.safetensors"]
@@ -82,6 +83,16 @@ def _save_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_b
         weight_map = {tensor: name for name, held in zip(names, drafts, strict=True) for tensor in held}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _write(path: Path, shard: dict[str, Tensor]) -> None:
+    """One shard; OSError ENOSPC where the disk is full, which safetensors reports in words of its own."""
+    try:
+        save_file(shard, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if shutil.disk_usage(path.parent).free < sum(t.numel() * t.element_size() for t in shard.values()):
+            raise OSError(errno.ENOSPC, f"no space left for a shard ({error})", str(path)) from None
+        raise
 
 
 def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:

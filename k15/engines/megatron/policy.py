@@ -73,13 +73,13 @@ class Iteration:
 
     @torch.no_grad()
     def observe(self, packed: Packed, logprobs_T: Tensor) -> None:
-        """Take the rows' references, and compare their tokens with the sampler's; before any update only."""
+        """Take the rows' references, and compare the tokens this policy sampled; before any update only."""
         self._reference_N[list(packed.indices)] = packed.row_sums(logprobs_T)
         sampled = [value for index in packed.indices for value in self._batch.sampler_logprobs[index]]
         if sampled:
             mine = logprobs_T[packed.in_loss_T]
             theirs = torch.tensor(sampled, dtype=mine.dtype, device=mine.device)
-            self._differences.append((mine - theirs).abs())
+            self._differences.append((mine - theirs)[theirs.isfinite()].abs())
 
     def loss(self, packed: Packed, logprobs_T: Tensor) -> Tensor:
         """The surrogate of the rows in `packed`, against their references."""

@@ -48,7 +48,7 @@ class MooncakeReceiver:
         }
 
     def take(self, ticket: WeightTicket) -> memoryview:
-        """The verified bytes of a version; ValueError where checksum or version differ."""
+        """The verified bytes of a version; ConnectionError where checksum or version differ."""
         return self._slots.take(ticket)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """RemoteSampler and RemoteTrainer: the ports of k15.ports, answered by a service."""
 
+import errno
 import http.client
 import select
 import time
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from k15.engines.service.messages import (
+    NO_SPACE,
     Address,
     ChannelCall,
     Empty,
@@ -46,7 +48,8 @@ Answer = TypeVar("Answer")
 def call(service: Service, name: str, body: Any, answer: type[Answer], *, deadline_s: float) -> Answer:
     """One call of `service`, typed.
 
-    ValueError: it refused the input. RuntimeError: it faulted. TimeoutError: no answer by the deadline.
+    ValueError: it refused the input. OSError ENOSPC: its disk is full. RuntimeError: it faulted.
+    TimeoutError: no answer by the deadline.
     ConnectionError: it died (noticed at once, with its last log lines) or a peer of it did.
     """
     end_s = time.monotonic() + deadline_s
@@ -71,6 +74,8 @@ def call(service: Service, name: str, body: Any, answer: type[Answer], *, deadli
         connection.close()
     if status == 200:
         return msgspec.msgpack.decode(payload, type=answer)
+    if status == NO_SPACE:
+        raise OSError(errno.ENOSPC, msgspec.msgpack.decode(payload, type=Failure).message)
     if status not in ERRORS:
         raise RuntimeError(f"{service.module}: {name}: HTTP status {status}")
     raise ERRORS[status](f"{service.module}: {msgspec.msgpack.decode(payload, type=Failure).message}")
@@ -97,7 +102,7 @@ class RemoteSampler:
         return call(self._service, "channel", body, Address, deadline_s=self._deadline_s).address
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
-        """Serve the weights of `ticket` from now on; ValueError on a wrong checksum (the old ones stay)."""
+        """Serve `ticket`'s weights from now on; ConnectionError on a wrong checksum (the old ones stay)."""
         call(self._service, "update", UpdateCall(ticket, deadline_s), Empty, deadline_s=deadline_s + GRACE_S)
         self.version = ticket.version
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from k15.records import Group, SampleRequest, Segment, Sequence, TensorSpec, WeightTicket
 
+NO_SPACE = 507  # the status of a call that found the disk full
+
 
 @dataclass(frozen=True, slots=True)
 class Empty:

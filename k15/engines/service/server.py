@@ -1,6 +1,7 @@
 """One engine behind HTTP: uvicorn on a thread of its own, the calls one by one on the main thread."""
 
 import asyncio
+import errno
 import hmac
 import logging
 import queue
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from k15.engines.service.messages import Empty, Failure
+from k15.engines.service.messages import NO_SPACE, Empty, Failure
 
 STATUS = {ValueError: 422, ConnectionError: 502, TimeoutError: 504}
 FLUSH_S = 2.0  # given to answers under way when the service ends
@@ -130,7 +131,8 @@ def _perform(work: _Work) -> None:
         log.warning("refused status=%d error=%s", status, error)
         work.answer.set_result((status, Failure(str(error))))
     except Exception as error:
-        work.answer.set_result((500, Failure(f"{type(error).__name__}: {error}")))
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        work.answer.set_result((NO_SPACE if full else 500, Failure(f"{type(error).__name__}: {error}")))
         raise
     except BaseException:
         work.answer.set_result((503, Failure("it was stopped in the middle of the call")))

@@ -1,5 +1,6 @@
 """The trainer against METHOD.md's formula taken literally on Hugging Face's model, and its invariants."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,20 @@ def test_mismatch_compares_the_same_tokens(make_model: MakeModel) -> None:
     assert trainer.policy_update(off, settings=settings, lr=1e-9).mismatch_mean == pytest.approx(
         0.5, abs=1e-4
     )
+
+
+def test_tokens_that_an_older_policy_sampled_are_not_compared(make_model: MakeModel) -> None:
+    trainer = trainer_of(make_model()[0])
+    groups = some_groups(REWARDS)
+    older = [
+        Group(
+            g.prompt_id, g.sequences, g.rewards, tuple((math.nan, *row[1:]) for row in _rows_of(trainer, g))
+        )
+        for g in groups
+    ]
+    stats = trainer.policy_update(older, settings=PolicyUpdate(), lr=1e-9)
+    assert stats.mismatch_max < 1e-5
+    assert math.isfinite(stats.mismatch_mean)
 
 
 def _rows_of(trainer: MegatronTrainer, group: Group) -> tuple[tuple[float, ...], ...]:
