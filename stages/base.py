@@ -65,10 +65,14 @@ def smollm2(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:  # noqa: 
 
 
 def given_directory(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:  # noqa: ARG001 (one signature for all sources)
-    """A local Hugging Face directory of the user's."""
-    directory = Path(recipe.directory)
-    if not recipe.directory or not (directory / "config.json").is_file():
-        raise ValueError(f"directory: {recipe.directory!r} has no config.json; give a Hugging Face directory")
+    """The Hugging Face directory in role `model`."""
+    if "model" not in ctx.inputs:
+        raise ValueError('files.model: missing; source = "directory" takes a Hugging Face directory from it')
+    directory = ctx.inputs["model"].download(ctx.scratch / "given")
+    if not (directory / "config.json").is_file():
+        raise ValueError(
+            f"files.model: {ctx.inputs['model'].uri} has no config.json; give a model's directory"
+        )
     return load_directory(directory)
 
 

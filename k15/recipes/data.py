@@ -38,15 +38,17 @@ class DataRecipe(StageRecipe):
 
 
 class BaseRecipe(StageRecipe):
-    """The untrained (or given) model and its tokenizer, as a Hugging Face directory."""
+    """The untrained (or given) model and its tokenizer, as a Hugging Face directory.
+
+    `source = "directory"` takes the one in role `model`: files = { model = "/models/Qwen3-0.6B" }.
+    """
 
     kind: ClassVar[str] = "base"
     version: ClassVar[int] = 1
-    optional_roles: ClassVar[tuple[str, ...]] = ("data",)
+    optional_roles: ClassVar[tuple[str, ...]] = ("data", "model")
 
     seed: int = 0
     source: Literal["random", "smollm2", "directory"] = "random"
-    directory: str = Field("", description="a local Hugging Face directory, for source = directory")
     vocab_size: int = Field(512, ge=64)
     hidden_size: int = 128
     intermediate_size: int = 336

@@ -127,7 +127,7 @@ def _effort(facts: RunFacts, gain: Gain, control: Model) -> str:
 
 def signed(value: float, decimals: int = 1) -> str:
     """A number with its sign, a true minus."""
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")  # no minus zero
 
 
 def _span(measure: Measure, scale: float, *, with_sign: bool = False) -> str:

@@ -6,10 +6,9 @@ Layout, under the bucket's prefix:
     rounds/<key>/<number>.json       conditional put; a round of a stage, with its own attempt
     leases/<key>.json                who may commit, with a fencing epoch
     jobs/<key>/<uuid>.json           resolved jobs
-    raw/<sha256>                     user files, by content
+    raw/<sha256>                     user files, by content; a folder's at raw/<digest>/<path>
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 from uuid import uuid4
 
+from k15.store import raw
 from k15.store.attempt import Artifact, Attempt
 from k15.store.job import Job
 from k15.store.manifest import (
     CorruptArtifact,
-    FileEntry,
     InputRef,
     Manifest,
     Provenance,
@@ -30,7 +29,7 @@ from k15.store.manifest import (
     corrupt,
     table_digest,
 )
-from k15.store.objects import PART_BYTES, Objects, StoreError
+from k15.store.objects import Objects, StoreError
 
 __all__ = ["Artifact", "Attempt", "CorruptArtifact", "Store", "manifest_path"]
 
@@ -105,7 +104,7 @@ class Store:
     def open(self, ref: InputRef) -> Artifact:
         """The artifact an input means; CorruptArtifact where its content is not the input's digest."""
         if ref.raw:
-            return self._open_raw(ref)
+            return raw.open_raw(self.objects, ref)
         manifest = self.manifest(ref.key)
         if manifest is None:
             raise ValueError(f"{self.uri(ref.key)}: no such artifact; run the stage that makes it")
@@ -147,16 +146,8 @@ class Store:
         return winner
 
     def ingest(self, local: Path) -> InputRef:
-        """A user's file as an input, by its content; uploaded once."""
-        entry = hash_file(local)
-        path = f"raw/{entry.sha256}"
-        if not self._has(path, entry.size):
-            with self.objects.writer(path) as stream, local.open("rb") as source:
-                while piece := source.read(PART_BYTES):
-                    stream.write(piece)
-                if stream.sha256 != entry.sha256:
-                    raise ValueError(f"{local}: changed while it was read; keep it still and rerun")
-        return raw_ref(entry)
+        """A user's file or folder as an input, by its content; uploaded once."""
+        return raw.ingest(self.objects, local)
 
     def put_job(self, job: Job) -> str:
         """Store a job; returns the URI that `python -m stages.<kind> --job URI` takes."""
@@ -210,23 +201,6 @@ class Store:
         uri = self.objects.uri(round_path(record.key, record.number))
         return Artifact(self.objects, uri, f"attempts/{record.key}/{record.attempt}/", record.files, None)
 
-    def _open_raw(self, ref: InputRef) -> Artifact:
-        path = f"raw/{ref.key}"
-        try:
-            size = self.objects.version(path).size
-        except FileNotFoundError:
-            raise ValueError(
-                f"{self.objects.uri(path)}: no such file; run the pipeline to ingest it"
-            ) from None
-        entry = FileEntry(path=ref.key, size=size, sha256=ref.key)
-        return Artifact(self.objects, self.objects.uri(path), "raw/", (entry,), None)
-
-    def _has(self, path: str, size: int) -> bool:
-        try:
-            return self.objects.version(path).size == size
-        except FileNotFoundError:
-            return False
-
     def _check_fence(self, key: str) -> None:
         fence = self.fences.get(key)
         if fence is not None:
@@ -241,22 +215,6 @@ def manifest_path(key: str) -> str:
 def round_path(key: str, number: int) -> str:
     """Where a round's manifest lies."""
     return f"rounds/{key}/{number:06d}.json"
-
-
-def hash_file(local: Path) -> FileEntry:
-    """Size and SHA-256 of a local file, read in pieces; ValueError where there is none."""
-    if not local.is_file():
-        raise ValueError(f"{local}: no such file; correct the path")
-    digest = hashlib.sha256()
-    with local.open("rb") as source:
-        while piece := source.read(PART_BYTES):
-            digest.update(piece)
-    return FileEntry(path=local.name, size=local.stat().st_size, sha256=digest.hexdigest())
-
-
-def raw_ref(entry: FileEntry) -> InputRef:
-    """A user's file as an input."""
-    return InputRef(key=entry.sha256, digest=f"sha256:{entry.sha256}", raw=True)
 
 
 def _decoded(data: bytes, key: str, uri: str) -> Manifest:

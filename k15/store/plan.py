@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from k15.config import load_toml, merge, parse_override
 from k15.recipes import KINDS, Node, Pipeline, producers
-from k15.store.artifact import Store, hash_file, raw_ref
+from k15.store import raw
+from k15.store.artifact import Store
 from k15.store.code import code_digest
 from k15.store.job import Context, Job
 from k15.store.manifest import InputRef, Manifest
@@ -57,10 +58,10 @@ def load_pipeline(path: Path, overrides: Sequence[str] = (), root: Path | None =
 
 
 def input_files(store: Store, pipeline: Pipeline, root: Path, *, ingest: bool) -> dict[str, InputRef]:
-    """Every local file a pipeline names, by the path it gives; with `ingest` they enter the store."""
+    """Every local file or folder a pipeline names, by the path given; with `ingest` they enter the store."""
     names = sorted({name for node in pipeline.nodes.values() for name in node.files.values()})
     folder = root / pipeline.files_root
-    return {n: store.ingest(folder / n) if ingest else raw_ref(hash_file(folder / n)) for n in names}
+    return {n: store.ingest(folder / n) if ingest else raw.reference(folder / n) for n in names}
 
 
 def resolve_job(
@@ -193,7 +194,7 @@ def _problems(name: str, node: Node, root: Path) -> list[str]:
     for role, file in node.files.items():
         if role in node.inputs:
             problems.append(f"{where}.files.{role}: also in inputs; give the role one source")
-        if not (root / file).is_file():
+        if not (root / file).exists():
             problems.append(
                 f"{where}.files.{role}: no such file: {root / file}; correct it, or set files_root"
             )

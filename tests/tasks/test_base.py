@@ -1,6 +1,8 @@
 """The random base model: seeded, in the recipe's shape, and readable as a Hugging Face directory."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from k15.recipes.data import BaseRecipe
 from k15.tasks.tokenizer import train_tokenizer
-from stages.base import load_directory, random_qwen3
+from stages.base import given_directory, load_directory, random_qwen3
 
 pytestmark = pytest.mark.engine
 SHAPE = {
@@ -41,3 +43,21 @@ def test_the_recipe_gives_the_shape_and_the_seed_the_weights(tmp_path: Path, tie
         assert torch.equal(loaded(ids).logits, again(ids).logits)
         assert not torch.equal(loaded(ids).logits, other(ids).logits)
     assert AutoModelForCausalLM.from_pretrained(tmp_path).dtype == torch.float32
+
+
+def test_a_given_model_is_taken_by_content(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["1 + 1 = 2"] * 20, 300)
+    random_qwen3(BaseRecipe.parse(SHAPE, where="base"), tokenizer).save_pretrained(tmp_path / "mine")
+    tokenizer.save_pretrained(tmp_path / "mine")
+    given = SimpleNamespace(uri="s3://x/raw/y", download=lambda to: shutil.copytree(tmp_path / "mine", to))
+    context = SimpleNamespace(inputs={"model": given}, scratch=tmp_path / "scratch")
+    recipe = BaseRecipe.parse({"source": "directory"}, where="base")
+    model, loaded_tokenizer = given_directory(context, recipe)
+    assert sum(p.numel() for p in model.parameters()) > 1000
+    assert loaded_tokenizer.encode("1 + 1") == tokenizer.encode("1 + 1")
+    with pytest.raises(ValueError, match=r"files\.model: missing"):
+        given_directory(SimpleNamespace(inputs={}, scratch=tmp_path), recipe)
+    (tmp_path / "mine" / "config.json").unlink()
+    context.scratch = tmp_path / "again"
+    with pytest.raises(ValueError, match=r"s3://x/raw/y has no config\.json"):
+        given_directory(context, recipe)
