@@ -19,19 +19,18 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="override a field of the recipe"
     )
-    parser.add_argument("--cron", default=None, help="a schedule, for example '0 3 * * *'")
+    parser.add_argument("--cron", default=None, help="a schedule in UTC, for example '0 3 * * *'")
     arguments = parser.parse_args()
     try:
         name = load_pipeline(Path(arguments.recipe), arguments.set).name
-        services = environment(Path.cwd(), os.environ)
+        os.environ.update(environment(Path.cwd(), os.environ))
+        from flows.deployment import deploy, serve  # noqa: PLC0415 (Prefect reads its settings when imported)
+
+        server = deploy(name, arguments.recipe, arguments.set, arguments.cron)
     except ValueError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
-    os.environ.update(services)
-    from flows.pipeline import pipeline  # noqa: PLC0415 (Prefect reads its settings when it is imported)
-
-    parameters = {"recipe": arguments.recipe, "overrides": arguments.set}
-    pipeline.serve(name=name, parameters=parameters, cron=arguments.cron, limit=1)
+    serve(server)
     return 0
 
 

@@ -17,6 +17,7 @@ from k15.store.runs import RunRecord, run_records
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "tests/flows/pipeline.toml"
+PACKAGE = "tests.flows.stages"
 
 
 @dataclass
@@ -37,9 +38,13 @@ class Flow:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a run."""
-        command = [sys.executable, "-m", "flows.pipeline", RECIPE, "--python", sys.executable]
+        stages = ("--python", sys.executable, "--package", PACKAGE)
+        return self.python("flows.pipeline", RECIPE, *stages, *arguments)
+
+    def python(self, module: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Start `python -m MODULE` in the checkout."""
         return subprocess.Popen(
-            [*command, "--package", "tests.flows.stages", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -64,15 +69,24 @@ class Flow:
         with urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
 
+    def flow_run(self, identity: str) -> Any:
+        """What Prefect has of a flow run."""
+        return self.api("flow_runs/filter", {"flow_runs": {"id": {"any_": [identity]}}})[0]
+
     def flow_state(self, record: RunRecord) -> str:
         """The name of the state Prefect has for a run."""
-        wanted = {"flow_runs": {"id": {"any_": [record.prefect_flow_run_id]}}}
-        return str(self.api("flow_runs/filter", wanted)[0]["state_name"])
+        return str(self.flow_run(record.prefect_flow_run_id)["state_name"])
 
     def tasks(self, record: RunRecord) -> dict[str, dict[str, Any]]:
-        """The task runs of a run by name."""
+        """The task runs of a run by name; of a retried one, those of its last time."""
         wanted = {"flow_runs": {"id": {"any_": [record.prefect_flow_run_id]}}}
-        return {row["name"].partition("-")[0]: row for row in self.api("task_runs/filter", wanted)}
+        rows = sorted(self.api("task_runs/filter", wanted), key=lambda row: row["flow_run_run_count"])
+        return {row["name"].partition("-")[0]: row for row in rows}
+
+    def retry(self, record: RunRecord) -> str:
+        """Ask Prefect, as its UI's Retry does, to run a flow run again; what became of the request."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+        return str(self.api(f"flow_runs/{record.prefect_flow_run_id}/set_state", {"state": state})["status"])
 
     def processes(self) -> list[str]:
         """Command lines of live processes that work for this prefix, this one's children included."""

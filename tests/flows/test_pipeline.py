@@ -102,6 +102,7 @@ def test_bad_input_is_not_retried_and_its_last_lines_are_shown(flow: Flow) -> No
     assert flow.store.manifest(record.nodes["sft"].key) is None
     assert "wrong by order" in flow.tasks(record)["sft"]["state"]["message"]
     assert flow.flow_state(record) == "BadInput"
+    assert flow.retry(record) == "ABORT", "Prefect reschedules only the runs of a deployment"
 
 
 def test_a_stage_that_runs_too_long_is_ended(flow: Flow) -> None:
@@ -155,7 +156,7 @@ def test_the_killed_flow_is_marked_crashed_within_90_seconds(
 ) -> None:
     record, killed_at = killed
     wait_for(lambda: flow.flow_state(record) == "Crashed", "the mark on the killed flow", timeout_s=90)
-    marked = flow.api("flow_runs/filter", {"flow_runs": {"id": {"any_": [record.prefect_flow_run_id]}}})[0]
+    marked = flow.flow_run(record.prefect_flow_run_id)
     seconds = datetime.fromisoformat(marked["state"]["timestamp"]).timestamp() - killed_at
     print(f"marked {seconds:.0f} s after the kill")
     assert seconds <= 90
