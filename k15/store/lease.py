@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from k15.config import Config
 from k15.store.artifact import Store
-from k15.store.objects import Objects, StoreUnreachable, Version
+from k15.store.objects import Objects, StoreError, Version
 
 TTL_S = 30.0
 CLOCK_STEP_S = 1.0  # HTTP dates count whole seconds
@@ -81,7 +81,7 @@ class Lease:
         self._write(released=False)
 
     def release(self) -> None:
-        """Give it up; another may take it at once. Quiet where the store does not answer: then it lapses."""
+        """Give it up; another may take it at once. Quiet where the store does not serve: then it lapses."""
         self._end.set()
         self._thread.join()
         self._store.fences.pop(self._record.key, None)
@@ -89,7 +89,7 @@ class Lease:
             return
         try:
             self._write(released=True)
-        except (LeaseLost, StoreUnreachable):
+        except (LeaseLost, StoreError):
             self._lost = True
 
     def _write(self, *, released: bool) -> None:
@@ -108,10 +108,8 @@ class Lease:
         while not self._end.wait(self._record.ttl_s / 3):
             try:
                 self.renew()
-            except StoreUnreachable:
-                if not self._overdue():
-                    continue
-                self._lost = True
+            except StoreError:  # of any kind: the lease is held for as long as its last renewal reaches
+                self._lost = self._overdue()
             except LeaseLost:
                 self._lost = True
             if self._lost:

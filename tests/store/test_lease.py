@@ -15,6 +15,7 @@ from k15.store.artifact import Store
 from k15.store.job import Job
 from k15.store.lease import Held, Lease, LeaseLost, LeaseRecord, acquire, is_dead, lease_path, this_process
 from k15.store.manifest import Provenance
+from k15.store.objects import Objects, StoreError
 
 pytestmark = pytest.mark.services
 JOB = Job(node="rl", kind="rl", version=1, recipe={})
@@ -34,6 +35,15 @@ sys.stdin.read()
 def second(s3_environment: dict[str, str]) -> Store:
     """The same store as another process sees it."""
     return Store.from_environment(s3_environment)
+
+
+@pytest.fixture
+def refused(s3_environment: dict[str, str]) -> Objects:
+    """The same store by credentials that it refuses."""
+    objects = Objects.from_environment(s3_environment | {"AWS_SECRET_ACCESS_KEY": "wrong"})
+    with pytest.raises(StoreError, match="refused"):
+        objects.check()
+    return objects
 
 
 def silence(lease: Lease) -> None:
@@ -143,6 +153,40 @@ def test_the_loss_of_a_lease_is_told_once(
     lease.release()
     assert "k" not in store.fences
     assert threading.active_count() < 20
+
+
+def test_a_refusal_that_ends_in_time_does_not_end_renewal(
+    store: Store, second: Store, refused: Objects, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    told: list[int] = []
+    lease = acquire(store, "k", ELSEWHERE, 6.0, on_lost=lambda: told.append(1))
+    serving, store.objects = store.objects, refused
+    time.sleep(2.5)  # one renewal
+    store.objects = serving
+    wait_for(lambda: LeaseRecord.model_validate_json(serving.get(lease_path("k"))).beat > 0)
+    lease.check()
+    with pytest.raises(Held):
+        acquire(second, "k")
+    assert told == []
+    lease.release()
+
+
+def test_a_refusal_that_lasts_loses_the_lease(
+    store: Store, refused: Objects, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    told: list[int] = []
+    lease = acquire(store, "k", ELSEWHERE, 1.5, on_lost=lambda: told.append(1))
+    store.objects = refused
+    wait_for(lambda: told == [1])
+    with pytest.raises(LeaseLost):
+        lease.check()
+
+
+def test_release_is_quiet_where_the_store_refuses(store: Store, refused: Objects) -> None:
+    lease = acquire(store, "k")
+    store.objects = refused
+    lease.release()
+    assert "k" not in store.fences
 
 
 def test_a_round_records_the_epoch_it_was_committed_under(store: Store) -> None:
