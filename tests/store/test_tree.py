@@ -7,6 +7,7 @@ import pytest
 
 from k15.store.artifact import Store, manifest_path
 from k15.store.manifest import Manifest, Provenance
+from k15.store.objects import PART_BYTES
 from k15.store.tree import lineage, render, verify
 
 pytestmark = pytest.mark.services
@@ -59,6 +60,17 @@ def test_one_flipped_byte_anywhere_upstream_is_caught(store: Store, final: Manif
             assert any(store.objects.uri(path) in f"{p.uri} {p.what}" for p in problems), (path, at, problems)
         store.objects.put(path, whole)
     assert verify(store, final.ref()) == []
+
+
+@pytest.mark.parametrize("left", [0, PART_BYTES])
+def test_a_large_file_that_was_cut_short_is_caught(store: Store, make: Make, left: int) -> None:
+    whole = bytes(PART_BYTES + 1)
+    made = make("base", {"model/weights": whole, "model/config": b"{}"}, kind="base")
+    path = f"attempts/{made.key}/{made.attempt}/model/weights"
+    store.objects.put(path, whole[:left])
+    problems = verify(store, made.ref())
+    assert [problem.uri for problem in problems] == [store.uri(made.key)]
+    assert f"{store.objects.uri(path)}: corrupt: {left} bytes long" in problems[0].what
 
 
 def test_a_forged_manifest_is_caught(store: Store, final: Manifest) -> None:
