@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import s3fs
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
 from k15.store.settings import Credentials, StoreError, StoreSettings, StoreUnreachable
 
@@ -96,6 +96,10 @@ class Client:
             raise StoreError(
                 f"{where}: refused ({error}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 " and what they may do with this bucket"
+            ) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise StoreError(
+                f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both of them"
             ) from error
         except (BotoCoreError, TimeoutError, ConnectionError) as error:
             raise StoreUnreachable(

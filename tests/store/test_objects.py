@@ -133,6 +133,20 @@ def test_check_says_what_is_wrong_and_what_to_do(
         Objects.from_environment(s3_environment | changes).check()
 
 
+@pytest.mark.parametrize("missing", [("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_SECRET_ACCESS_KEY",)])
+def test_missing_keys_are_named(
+    s3_environment: dict[str, str], missing: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "absent"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    given = {name: value for name, value in s3_environment.items() if name not in missing}
+    with pytest.raises(StoreError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        Objects.from_environment(given).check()
+
+
 def test_check_creates_the_bucket_of_the_embedded_store(s3_environment: dict[str, str]) -> None:
     objects = Objects.from_environment(s3_environment | {"K15_S3_BUCKET": "k15-fresh"})
     objects.check()
