@@ -199,7 +199,8 @@ class Store:
     def open_round(self, record: RoundManifest) -> Artifact:
         """The files of a committed round."""
         uri = self.objects.uri(round_path(record.key, record.number))
-        return Artifact(self.objects, uri, f"attempts/{record.key}/{record.attempt}/", record.files, None)
+        base = f"attempts/{record.key}/{record.attempt}/"
+        return Artifact(self.objects, uri, base, record.files, None, record.remedy(uri))
 
     def _check_fence(self, key: str) -> None:
         fence = self.fences.get(key)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow
 
-from k15.store.manifest import FileEntry, Manifest, corrupt, part_files
+from k15.store.manifest import REMEDY, FileEntry, Manifest, corrupt, part_files
 from k15.store.objects import PART_BYTES, Objects, Writer
 from k15.store.tables import decode_table, encode_table
 
@@ -76,13 +76,20 @@ class Artifact:
     """
 
     def __init__(
-        self, objects: Objects, uri: str, base: str, files: tuple[FileEntry, ...], manifest: Manifest | None
+        self,
+        objects: Objects,
+        uri: str,
+        base: str,
+        files: tuple[FileEntry, ...],
+        manifest: Manifest | None,
+        remedy: str = REMEDY,
     ) -> None:
         self.uri = uri
         self.files = files
         self.manifest = manifest  # None for a raw file and for a round
         self._objects = objects
         self._base = base
+        self._remedy = remedy  # for damage
 
     def read_bytes(self, path: str = "") -> bytes:
         """A file whole; with no path, the only one."""
@@ -118,7 +125,8 @@ class Artifact:
     def part(self, part: str) -> "Artifact":
         """One folder of it as an artifact."""
         files = part_files(self.files, part)
-        return Artifact(self._objects, f"{self.uri}/{part}", f"{self._base}{part}/", files, self.manifest)
+        uri, base = f"{self.uri}/{part}", f"{self._base}{part}/"
+        return Artifact(self._objects, uri, base, files, self.manifest, self._remedy)
 
     def _entry(self, path: str) -> FileEntry:
         found = [entry for entry in self.files if entry.path == path or not path]
@@ -137,14 +145,15 @@ class Artifact:
             if entry.size > PART_BYTES:  # read by ranges, which an object cut short does not have
                 size = self._objects.version(path).size
                 if size != entry.size:
-                    raise corrupt(uri, f"{size} bytes long, the manifest says {entry.size}")
+                    raise corrupt(uri, f"{size} bytes long, the manifest says {entry.size}", self._remedy)
             for piece in self._objects.chunks(path, entry.size):
                 digest.update(piece)
                 yield piece
         except FileNotFoundError:
-            raise corrupt(uri, "the manifest names it and it is gone") from None
+            raise corrupt(uri, "the manifest names it and it is gone", self._remedy) from None
         if digest.hexdigest() != entry.sha256:
-            raise corrupt(uri, f"sha256 is {digest.hexdigest()}, the manifest says {entry.sha256}")
+            what = f"sha256 is {digest.hexdigest()}, the manifest says {entry.sha256}"
+            raise corrupt(uri, what, self._remedy)
 
 
 def _check_path(path: str) -> None:

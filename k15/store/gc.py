@@ -1,4 +1,4 @@
-"""The sweep: orphaned attempts and uploads always, finished stages only where asked which to keep.
+"""The sweep: orphaned attempts, uploads and finished stages' rounds always, stages only where asked to.
 
 Safe beside running stages: an attempt is garbage only where no manifest and no round names it, no live lease
 covers its key, and it is older than the grace. What a stage at work reads is kept, and all upstream of it.
@@ -53,18 +53,19 @@ def gc(
     survey = _survey(store, grace_s)
     kept = _kept(store, survey, keep)
     garbage = Garbage(dry_run, stages=sorted(survey.manifests.keys() - kept.keys()))
-    doomed = _attempts(store, survey, kept, garbage)
+    rounds = _finished_rounds(survey)
+    doomed = _attempts(store, survey, kept, rounds, garbage)
     others = _others(survey, kept, swept_all=keep is not None)
-    garbage.others = [info.path for info in others]
-    garbage.num_objects = len(garbage.stages) + len(doomed) + len(others)
-    garbage.num_bytes = sum(info.size for info in [*doomed, *others])
+    garbage.others = [info.path for info in [*rounds, *others]]
+    garbage.num_objects = len(garbage.stages) + len(doomed) + len(garbage.others)
+    garbage.num_bytes = sum(info.size for info in [*doomed, *rounds, *others])
     uploads = store.objects.multiparts("attempts/", grace_s)
     stale = [path for path, _ in uploads if _key_of(path) not in survey.live]
     garbage.num_uploads = len(stale)
     if not dry_run:
-        store.objects.delete(
-            [manifest_path(key) for key in garbage.stages]
-        )  # first: then nothing names the rest
+        # First what names the rest; of rounds the newest first, so that those left are a beginning.
+        store.objects.delete([manifest_path(key) for key in garbage.stages])
+        store.objects.delete([info.path for info in reversed(rounds)])
         store.objects.delete([info.path for info in [*doomed, *others]])
         for path in stale:
             store.objects.abort_multiparts(path, grace_s)
@@ -115,11 +116,21 @@ def _job_inputs(store: Store, survey: _Survey) -> list[tuple[str, InputRef]]:
     return found
 
 
-def _attempts(store: Store, survey: _Survey, kept: dict[str, Manifest], garbage: Garbage) -> list[ObjectInfo]:
-    """The objects of attempts that nothing names."""
+def _finished_rounds(survey: _Survey) -> list[ObjectInfo]:
+    """The rounds of stages that are done: all of a stage or none, for a rerun goes on from what there is."""
+    listed = survey.listed["rounds/"]
+    young = {_key_of(info.path) for info in listed if info.modified >= survey.young}
+    swept = survey.manifests.keys() - survey.live - young
+    return [info for info in listed if _key_of(info.path) in swept]
+
+
+def _attempts(
+    store: Store, survey: _Survey, kept: dict[str, Manifest], swept: list[ObjectInfo], garbage: Garbage
+) -> list[ObjectInfo]:
+    """The objects of attempts that no manifest names, and no round but those that are `swept`."""
     named = {(manifest.key, manifest.attempt) for manifest in kept.values()}
-    rounds = [info for info in survey.listed["rounds/"] if _key_of(info.path) not in survey.manifests]
-    for key in {_key_of(info.path) for info in rounds}:
+    rounds = {_key_of(info.path) for info in survey.listed["rounds/"]}
+    for key in rounds - {_key_of(info.path) for info in swept}:
         named |= {(record.key, record.attempt) for record in store.rounds(key)}
     doomed = []
     for info in survey.old(survey.listed["attempts/"]):
@@ -131,14 +142,13 @@ def _attempts(store: Store, survey: _Survey, kept: dict[str, Manifest], garbage:
 
 
 def _others(survey: _Survey, kept: dict[str, Manifest], *, swept_all: bool) -> list[ObjectInfo]:
-    """Jobs of stages that are done; and where stages are swept too, their rounds, raw files and leases."""
+    """Jobs of stages that are done; and where stages are swept too, their raw files and leases."""
     unfinished = {_key_of(info.path) for info in survey.listed["rounds/"]} - survey.manifests.keys()
     busy = survey.live | unfinished
     doomed = [info for info in survey.old(survey.listed["jobs/"]) if _key_of(info.path) not in busy]
     if not swept_all:
         return doomed
     alive = kept.keys() | busy
-    doomed += [info for info in survey.old(survey.listed["rounds/"]) if _key_of(info.path) not in alive]
     doomed += [info for info in survey.old(survey.listed["leases/"]) if _key_of(info.path) not in alive]
     raw = {ref.key for manifest in kept.values() for ref in manifest.inputs.values() if ref.raw}
     if not busy:  # a stage at work may read a raw file that no manifest names yet

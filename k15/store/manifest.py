@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from k15.config import Config
 
+REMEDY = "delete it (of a stage: its manifest.json) and rerun"
+
 
 class CorruptArtifact(ValueError):
     """Stored bytes are not what a digest says; the message names the URI."""
@@ -63,14 +65,20 @@ class Record(Config):
     @classmethod
     def decode(cls, data: bytes, uri: str) -> Self:
         """Parse and verify; CorruptArtifact where any byte differs from what was written."""
+        remedy = cls.remedy(uri)
         try:
             record = cls.model_validate_json(data)
         except ValidationError as error:
             problem = error.errors()[0]
-            raise corrupt(uri, f"not a readable record ({problem['msg']})") from None
+            raise corrupt(uri, f"not a readable record ({problem['msg']})", remedy) from None
         if record.encode() != data:
-            raise corrupt(uri, "its checksum does not fit its content")
+            raise corrupt(uri, "its checksum does not fit its content", remedy)
         return record
+
+    @classmethod
+    def remedy(cls, uri: str) -> str:  # noqa: ARG003 (a round's names itself)
+        """What to do about a damaged record, or files of it, where nothing can be restored."""
+        return REMEDY
 
 
 class Manifest(Record):
@@ -121,6 +129,11 @@ class RoundManifest(Record):
     epoch: int = 0  # of the lease it was committed under
     committed: str = ""
 
+    @classmethod
+    def remedy(cls, uri: str) -> str:
+        """A stage goes on from its last round, so those that built on this one go with it."""
+        return f"delete {uri} and every later round beside it, and rerun"
+
 
 def canonical(value: Any) -> bytes:
     """The one JSON form that digests are taken of; ValueError on NaN and infinities."""
@@ -166,8 +179,6 @@ def table_digest(files: Iterable[FileEntry]) -> str:
     return f"sha256:{sha256(table)}"
 
 
-def corrupt(uri: str, what: str) -> CorruptArtifact:
-    """The error for bytes that are not what their digest says."""
-    return CorruptArtifact(
-        f"{uri}: corrupt: {what}; restore it, or delete it (of a stage: its manifest.json) and rerun"
-    )
+def corrupt(uri: str, what: str, remedy: str = REMEDY) -> CorruptArtifact:
+    """The error for bytes that are not what their digest says; `remedy` is for who cannot restore them."""
+    return CorruptArtifact(f"{uri}: corrupt: {what}; restore it, or {remedy}")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from k15.store.artifact import Store
+from k15.store.artifact import Store, manifest_path
 from k15.store.gc import gc
 from k15.store.job import Job
 from k15.store.lease import acquire
-from k15.store.manifest import Manifest
+from k15.store.manifest import CorruptArtifact, Manifest
 from k15.store.tree import verify
 
 pytestmark = pytest.mark.services
@@ -62,9 +62,41 @@ def test_rounds_stay_until_their_stage_is_done(store: Store, make: Make) -> None
     assert record is not None
     assert store.open_round(record).read_bytes() == b"1"
     done = make("rl", {"model/weights": b"2"}, kind="rl")
-    assert len(gc(store, grace_s=NOW).attempts) == 2
+    assert gc(store).num_objects == 0
     assert len(store.rounds(job.key)) == 2
+    lease = acquire(store, job.key)
+    assert gc(store, grace_s=NOW).num_objects == 0
+    lease.release()
+    swept = gc(store, grace_s=NOW)
+    assert len(swept.attempts) == 2
+    assert len([path for path in swept.others if path.startswith("rounds/")]) == 2
+    assert store.rounds(job.key) == []
     assert verify(store, done.ref()) == []
+
+
+def test_a_swept_stage_whose_manifest_is_deleted_begins_anew(store: Store, make: Make) -> None:
+    job = Job(node="rl", kind="rl", version=1, recipe={})
+    assert store.commit_round(job.key, 0, store.begin(job.key), {})
+    make("rl", {"model/weights": b"2"}, kind="rl")
+    gc(store, grace_s=NOW)
+    store.objects.delete([manifest_path(job.key)])
+    assert store.last_round(job.key) is None
+    assert store.commit_round(job.key, 0, store.begin(job.key), {})
+
+
+def test_the_remedy_for_a_damaged_round_works(store: Store) -> None:
+    key = "1" * 64
+    for number in range(3):
+        attempt = store.begin(key)
+        attempt.write_bytes("model/weights", b"1")
+        store.commit_round(key, number, attempt, {})
+    second = store.rounds(key)[1]
+    uri = store.objects.uri(f"rounds/{key}/000001.json")
+    store.objects.delete([f"attempts/{key}/{second.attempt}/model/weights"])
+    with pytest.raises(CorruptArtifact, match=f"delete {uri} and every later round"):
+        store.open_round(second).read_bytes()
+    store.objects.delete([f"rounds/{key}/{number:06d}.json" for number in (1, 2)])
+    assert store.commit_round(key, 1, store.begin(key), {})
 
 
 def test_keeping_a_model_keeps_all_it_was_made_from(store: Store, make: Make, tmp_path: Path) -> None:
