@@ -5,11 +5,10 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-GRPC_OFFSET = 10_000  # SeaweedFS listens there too
-PORTS = range(12_000, 22_000)  # with the offset still below the range of outgoing connections
+PORTS = range(12_000, 22_000)  # with SeaweedFS's 10,000 above still below the range of outgoing connections
 
 
 def start(command: list[str], environment: Mapping[str, str], log: Path) -> tuple[int, int]:
@@ -84,11 +83,15 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port(count: int) -> int:
-    """The first of `count` free neighbours, whose gRPC companions are free too."""
+def busy_ports(first: int, offsets: Sequence[int]) -> list[int]:
+    """Those of `first` + each offset on which no server could listen."""
+    return [first + offset for offset in offsets if not is_free(first + offset)]
+
+
+def free_port(offsets: Sequence[int]) -> int:
+    """A first port, free with all its offsets."""
     for _ in range(200):
-        first = random.randrange(PORTS.start, PORTS.stop - count)
-        wanted = [port + offset for port in range(first, first + count) for offset in (0, GRPC_OFFSET)]
-        if all(is_free(port) for port in wanted):
+        first = random.choice(PORTS)
+        if not busy_ports(first, offsets):
             return first
-    raise ValueError(f"no {count} free neighbouring ports in {PORTS.start}-{PORTS.stop}: end some servers")
+    raise ValueError(f"no {len(offsets)} free ports from {PORTS.start}-{PORTS.stop} on: end some servers")

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from k15.store.local import BUCKET, credentials, home
 
+# S3 gateway, master, volume, filer and admin, each with a gRPC twin.
+S3_OFFSETS = tuple(offset + twin for twin in (0, 10_000) for offset in range(5))
+
 
 @dataclass(frozen=True)
 class Definition:
     """How to run one service on a port. `ready` asks it once, quickly."""
 
-    num_ports: int
+    offsets: tuple[int, ...]  # of the ports it listens on, from its own
     command: Callable[[Path, int], list[str]]
     environment: Callable[[Path, int], dict[str, str]]
     ready: Callable[[int], bool]
@@ -128,7 +131,7 @@ def _root_url(port: int) -> str:
 
 
 SERVICES: dict[str, Definition] = {
-    "s3": Definition(5, _s3_command, _s3_environment, _s3_ready, _root_url),
-    "prefect": Definition(1, _prefect_command, _prefect_environment, _prefect_ready, _root_url),
-    "mlflow": Definition(1, _mlflow_command, _mlflow_environment, _mlflow_ready, _root_url),
+    "s3": Definition(S3_OFFSETS, _s3_command, _s3_environment, _s3_ready, _root_url),
+    "prefect": Definition((0,), _prefect_command, _prefect_environment, _prefect_ready, _root_url),
+    "mlflow": Definition((0,), _mlflow_command, _mlflow_environment, _mlflow_ready, _root_url),
 }

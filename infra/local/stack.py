@@ -13,6 +13,7 @@ from infra.local.services import SERVICES
 from k15.store.local import OWN_VARIABLE, Service, State, home, read_state, write_state
 
 START_LIMIT_S = 180.0
+MAX_PORT = 65_535
 
 
 @contextmanager
@@ -85,17 +86,23 @@ def _ensure_started(root: Path, name: str, own: Mapping[str, str]) -> bool:
 
 
 def _port(name: str, old: int, own: Mapping[str, str]) -> int:
-    """The user's port if K15_<NAME>_PORT asks for one, else the last one while it is free, else a new one."""
+    """The user's port if K15_<NAME>_PORT asks for one, else the last one while it is free, else a new one.
+
+    Free is a port with all its offsets.
+    """
+    offsets = SERVICES[name].offsets
     variable = f"K15_{name.upper()}_PORT"
     if asked := own.get(variable):
-        if not asked.isdigit() or not process.is_free(int(asked)):
+        highest = MAX_PORT - max(offsets)
+        if not asked.isdecimal() or not 1 <= int(asked) <= highest:
+            raise ValueError(f"{variable}={asked}: not a port from 1 to {highest}; choose another")
+        if busy := process.busy_ports(int(asked), offsets):
+            text = ", ".join(str(port) for port in busy)
             raise ValueError(
-                f"{variable}={asked}: the port is busy; end what listens there or choose another"
+                f"{variable}={asked}: port {text} is busy; end what listens there or choose another"
             )
         return int(asked)
-    if old and process.is_free(old):
-        return old
-    return process.free_port(SERVICES[name].num_ports)
+    return old if old and not process.busy_ports(old, offsets) else process.free_port(offsets)
 
 
 def _wait(root: Path, names: list[str], began: float) -> None:

@@ -3,19 +3,24 @@
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from infra.local import process
+from infra.local.services import SERVICES
 from k15.store.artifact import Store
 from k15.store.local import environment, read_state
 
 ROOT = Path(__file__).parents[2]
+OTHERS = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 
 
 def local(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -23,6 +28,13 @@ def local(root: Path, *arguments: str, **variables: str) -> subprocess.Completed
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    """Somebody else's server."""
+    with socket.create_server(("127.0.0.1", port)):
+        yield
 
 
 @pytest.mark.services
@@ -94,10 +106,49 @@ def test_a_users_own_services_win(tmp_path: Path) -> None:
 
 def test_a_busy_port_is_refused_by_name(tmp_path: Path, stack_root: Path) -> None:
     port = read_state(stack_root).services["s3"].port
-    others = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    done = local(tmp_path, "up", K15_S3_PORT=str(port), **others)
+    done = local(tmp_path, "up", K15_S3_PORT=str(port), **OTHERS)
     assert done.returncode == 2
     assert f"K15_S3_PORT={port}" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("offset", [3, 10_001])
+def test_a_busy_neighbour_of_the_port_is_refused_by_name(tmp_path: Path, offset: int) -> None:
+    port = process.free_port(SERVICES["s3"].offsets)
+    with listening(port + offset):
+        done = local(tmp_path, "up", K15_S3_PORT=str(port), **OTHERS)
+    assert done.returncode == 2
+    assert f"K15_S3_PORT={port}: port {port + offset} is busy" in done.stderr
+    assert read_state(tmp_path).services == {}
+
+
+@pytest.mark.parametrize("asked", ["99999", "60000", "0", "x"])
+def test_a_port_out_of_range_is_refused(tmp_path: Path, asked: str) -> None:
+    done = local(tmp_path, "up", K15_S3_PORT=asked, **OTHERS)
+    assert done.returncode == 2
+    assert f"K15_S3_PORT={asked}: not a port from 1 to 55531" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.services
+def test_the_store_moves_with_its_data_where_a_neighbour_of_its_port_is_taken(tmp_path: Path) -> None:
+    def up() -> int:
+        done = local(tmp_path, "up", **OTHERS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return read_state(tmp_path).services["s3"].port
+
+    def store() -> Store:
+        return Store.from_environment(OTHERS | environment(tmp_path, OTHERS))
+
+    try:
+        port = up()
+        store().objects.put("infra/kept", b"bytes")
+        local(tmp_path, "down")
+        with listening(port + 2):
+            assert up() != port
+        assert store().objects.get("infra/kept") == b"bytes"
+        store().objects.put("infra/more", b"bytes")
+    finally:
+        local(tmp_path, "down")
 
 
 def test_services_that_were_never_started_are_named(tmp_path: Path) -> None:
