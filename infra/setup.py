@@ -6,6 +6,7 @@ Needs nothing but Python's standard library.
 """
 
 import ctypes.util
+import errno
 import fcntl
 import hashlib
 import os
@@ -42,6 +43,17 @@ class SetupError(Exception):
 def say(text: str) -> None:
     """One progress line with the seconds since the start."""
     print(f"setup {time.monotonic() - STARTED:6.1f} s  {text}", flush=True)
+
+
+def disk_problem(error: OSError, place: Path) -> str:
+    """One line on what the system refused under `place`, and the remedy."""
+    remedies = {
+        errno.ENOSPC: "free some disk",
+        errno.EDQUOT: "free some disk",
+        errno.ENOENT: "run make setup",
+    }
+    remedy = remedies.get(error.errno or 0, "see that it is yours to write")
+    return f"{error.filename or place}: {error.strerror or error}; {remedy}, then run this again"
 
 
 def run(name: str, command: list[str], remedy: str = "") -> None:
@@ -135,12 +147,12 @@ def install_apt_libraries() -> None:
 
 def in_background(steps: Callable[[], None]) -> Callable[[], None]:
     """Start `steps` in a thread; calling the result waits for it and raises what it raised."""
-    errors: list[SetupError] = []
+    errors: list[SetupError | OSError] = []
 
     def guarded() -> None:
         try:
             steps()
-        except SetupError as error:
+        except (SetupError, OSError) as error:
             errors.append(error)
 
     thread = threading.Thread(target=guarded)
@@ -179,7 +191,7 @@ def set_up(names: list[str]) -> None:
 
 
 def main() -> int:
-    """Parse the names, set up, turn a SetupError into exit code 2."""
+    """Parse the names, set up, turn a SetupError or a refusal of the disk into exit code 2."""
     names = sys.argv[1:] or ["control", "engine"]
     if unknown := [name for name in names if name not in ("control", "engine")]:
         print(f"setup: unknown environment {unknown[0]!r}; there are control and engine", file=sys.stderr)
@@ -194,6 +206,9 @@ def main() -> int:
         set_up(names)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"setup: {disk_problem(error, VENV)}", file=sys.stderr)
         return 2
     return 0
 

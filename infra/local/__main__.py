@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from infra.local import stack
+from infra.setup import disk_problem
+from k15.store.local import home
 
 
 def main() -> int:
@@ -25,6 +27,9 @@ def main() -> int:
             show(stack.status(arguments.root.resolve()), as_json=arguments.json)
     except ValueError as error:
         print(f"services: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"services: {disk_problem(error, home(arguments.root))}", file=sys.stderr)
         return 2
     return 0
 

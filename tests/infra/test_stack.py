@@ -151,6 +151,25 @@ def test_the_store_moves_with_its_data_where_a_neighbour_of_its_port_is_taken(tm
         local(tmp_path, "down")
 
 
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".k15").mkdir()
+    (tmp_path / ".k15" / "state.partial").symlink_to("/dev/full")
+    done = local(tmp_path, "down")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"services: {tmp_path}/.k15: No space left on device; free some disk, then run this again\n"
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".k15").touch()
+    done = local(tmp_path, "up")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"services: {tmp_path}/.k15: File exists; see that it is yours to write")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_services_that_were_never_started_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="make up"):
         environment(tmp_path, {})
