@@ -18,7 +18,10 @@ def report_run(session: Session) -> State[Any]:
     """Register the final model and run `k15 report`; its table of models goes to Prefect and the terminal."""
     logger = get_run_logger()
     record = session.ledger.record
-    manifests = {manifest.key: manifest for manifest in session.store.manifests()}
+    try:
+        manifests = {manifest.key: manifest for manifest in session.store.manifests()}
+    except ValueError as error:
+        return Failed(message=str(error))
     version = register(record, manifests, session.store.objects.settings.root)
     logger.info("registered %s: version %s is champion", record.pipeline, version or "(none, MLflow is away)")
     command = [sys.executable, "-m", "k15.cli.main", "report", "--run", session.context.run_id]

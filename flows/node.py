@@ -17,7 +17,7 @@ from flows.session import Session
 from flows.slots import Stopped
 from k15.store.job import Job
 from k15.store.manifest import Manifest
-from k15.store.objects import StoreUnreachable
+from k15.store.objects import StoreError, StoreUnreachable
 from k15.store.runs import RunState
 
 BAD_INPUT = 2  # a stage's exit code
@@ -130,5 +130,8 @@ def _failed(session: Session, name: str, kind: type[Exception], message: str) ->
     if kind is BadInput:
         session.bad_inputs.add(name)
     session.ledger.note_node(name, state=RunState.FAILED, ended=now(), message=message)
-    session.ledger.write()
+    try:
+        session.ledger.write()
+    except StoreError as error:  # the run's end writes once more, and tells
+        get_run_logger().warning("%s", error)
     return Failed(name=kind.__name__, message=message)

@@ -31,6 +31,7 @@ from flows.summary import publish, run_table
 from k15.recipes import producers
 from k15.store.artifact import Store
 from k15.store.mirror import close_parent, open_parent
+from k15.store.objects import StoreError
 from k15.store.plan import load_pipeline
 from k15.store.runs import RunState, find_run
 
@@ -77,19 +78,24 @@ def pipeline(
         session = _open(Request(recipe, tuple(overrides or ()), strict), Path(python), package, run_id)
     except ValueError as error:
         return Failed(name=BadInput.__name__, message=str(error))
-    with (
-        stopped_by_signals(session.stop),
-        stopped_by_prefect(session.context.prefect_flow_run_id, session.stop),
-    ):
-        session.ledger.write()
-        _run_nodes(session)
-        state = _judge(session)
-        session.ledger.close(state, time.monotonic() - began)
-        if state is RunState.DONE:
-            session.ledger.close(_report(session), time.monotonic() - began)
+    unwritten = ""
+    try:
+        with (
+            stopped_by_signals(session.stop),
+            stopped_by_prefect(session.context.prefect_flow_run_id, session.stop),
+        ):
+            session.ledger.write()
+            _run_nodes(session)
+            state = _judge(session)
+            session.ledger.close(state, time.monotonic() - began)
+            if state is RunState.DONE:
+                session.ledger.close(_report(session), time.monotonic() - began)
+    except StoreError as error:
+        session.ledger.note(state=RunState.FAILED)
+        unwritten = str(error)
     close_parent(session.ledger.record, {})
     publish(session.ledger.record, session.store)
-    return _final_state(session)
+    return Failed(name=BadInput.__name__, message=unwritten) if unwritten else _final_state(session)
 
 
 def _open(request: Request, python: Path, package: str, run_id: str) -> Session:
@@ -175,16 +181,16 @@ def main(argv: list[str] | None = None) -> int:
             run_id=run_id,
             return_state=True,
         )
+        return finish(state, run_id, as_json=arguments.json)
     except ValueError as error:
         if arguments.debug:
             raise
         print(f"k15 run: {error}", file=sys.stderr)
         return 2
-    return finish(state, run_id, as_json=arguments.json)
 
 
 def finish(state: State[Any], run_id: str, *, as_json: bool) -> int:
-    """Print how the run went; the process's exit code."""
+    """Print how the run went; the process's exit code. StoreError where its record cannot be read."""
     record = find_run(Store.from_environment(os.environ), run_id)
     if record is not None:
         print(json.dumps(record.resolved(), indent=1) if as_json else run_table(record))
@@ -202,7 +208,7 @@ def check(recipe: str, overrides: list[str], environment: Mapping[str, str]) -> 
             "PREFECT_API_URL is not set: start the flow with `k15 run RECIPE`, or set it to your server"
         )
     load_pipeline(Path(recipe), overrides)
-    Store.from_environment(environment).objects.check()
+    Store.from_environment(environment).objects.check(writes=True)
 
 
 if __name__ == "__main__":

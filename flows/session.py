@@ -95,7 +95,7 @@ def open_session(
 ) -> Session:
     """Check the recipe, bring the user's files into the store, open the run's record."""
     pipeline = load_pipeline(root / request.recipe, request.overrides, root)
-    store.objects.check()
+    store.objects.check(writes=True)
     files = input_files(store, pipeline, root, ingest=True)
     record = RunRecord(
         run_id=context.run_id,

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from k15.store.client import LOOPBACK, Client, PreconditionFailed
 from k15.store.settings import Credentials, StoreError, StoreSettings, StoreUnreachable
@@ -169,10 +170,11 @@ class Objects:
             self._client.call("abort_multipart_upload", path, UploadId=upload_id)
         return len(found)
 
-    def check(self) -> None:
+    def check(self, *, writes: bool = False) -> None:
         """StoreError where the endpoint, the credentials or the bucket do not serve; it says what to do.
 
-        On loopback (the embedded store) a missing bucket is created.
+        On loopback (the embedded store) a missing bucket is created. With `writes` a small object is put and
+        deleted too: not for what only reads, and not for `k15 gc`, which must run on a full disk.
         """
         try:
             self._client.call("list_objects_v2", None, Prefix=self._client.key(""), MaxKeys=1)
@@ -183,6 +185,20 @@ class Objects:
                     " create it, or set K15_S3_BUCKET to one that exists"
                 ) from None
             self._client.call("create_bucket", None)
+        if writes:
+            self._check_writes()
+
+    def _check_writes(self) -> None:
+        """Readers' credentials and full disks refuse here, and so does a server without conditional puts."""
+        path = f"attempts/probe/{uuid4()}/probe"  # where `k15 gc` finds that of a killed process
+        self.put_if_absent(path, b"1")
+        conditional = not self.put_if_absent(path, b"2") and not self.put_if_match(path, b"3", '"0"')
+        self.delete([path])
+        if not conditional:
+            raise StoreError(
+                f"{self.uri(path)} at {self.settings.endpoint}: replaced in spite of a condition,"
+                " but commits and leases need If-None-Match and If-Match; use a server that honours them"
+            )
 
     def _put_conditionally(self, path: str, data: bytes, **condition: str) -> bool:
         try:

@@ -2,12 +2,15 @@
 
 import signal
 import time
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from k15.store.runs import RunRecord
 from tests.flows.driver import Flow, kill, wait_for
+from tests.s3 import s3_server
 
 pytestmark = [pytest.mark.control, pytest.mark.services]
 
@@ -121,6 +124,23 @@ def test_a_wrong_recipe_is_refused_before_anything_starts(flow: Flow) -> None:
     assert code == 2
     assert "nodes.sft.recipe" in output and "stepps" in output and "Traceback" not in output
     assert flow.record().run_id == before
+
+
+def test_a_store_that_dies_under_a_run_is_one_message(flow: Flow, tmp_path: Path) -> None:
+    with s3_server(tmp_path / "seaweed") as server:
+        own = replace(flow, environment={**flow.environment, **server.environment})
+        own.order("base", "wait")
+        limits = ("--set", "nodes.base.resources.timeout_s=6.0", "--set", "nodes.base.resources.retries=0")
+        process = own.start(*limits)
+        wait_for(lambda: waiting(own), "the stage")
+        server.kill()
+        output, _ = process.communicate(timeout=120)
+        (own.orders / "base").unlink()
+    assert process.returncode == 2, output
+    last = output.splitlines()[-1]
+    assert last.startswith("k15 run: s3://") and "no answer" in last and "make up" in last
+    assert "Traceback" not in output
+    assert own.processes() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,6 +1,7 @@
 """Objects on a real S3 server: races, streamed writes, and errors that say what to do."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -133,7 +134,9 @@ def test_check_says_what_is_wrong_and_what_to_do(
         Objects.from_environment(s3_environment | changes).check()
 
 
-@pytest.mark.parametrize("missing", [("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_SECRET_ACCESS_KEY",)])
+@pytest.mark.parametrize(
+    "missing", [("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_SECRET_ACCESS_KEY",)]
+)
 def test_missing_keys_are_named(
     s3_environment: dict[str, str], missing: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,26 @@ def test_missing_keys_are_named(
     given = {name: value for name, value in s3_environment.items() if name not in missing}
     with pytest.raises(StoreError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         Objects.from_environment(given).check()
+
+
+def test_check_of_writes_leaves_nothing(store: Store) -> None:
+    store.objects.check(writes=True)
+    assert store.objects.list("") == []
+
+
+def test_readers_pass_the_check_but_not_that_of_writes(tmp_path: Path) -> None:
+    identities = [
+        {"name": name, "actions": actions, "credentials": [{"accessKey": name, "secretKey": name * 2}]}
+        for name, actions in (("owner-of-all", ["Admin"]), ("only-a-reader", ["Read", "List"]))
+    ]
+    config = tmp_path / "identities.json"
+    config.write_text(json.dumps({"identities": identities}))
+    with s3_server(tmp_path / "seaweed", f"-s3.config={config}") as server:
+        keys = {"AWS_ACCESS_KEY_ID": "only-a-reader", "AWS_SECRET_ACCESS_KEY": "only-a-reader" * 2}
+        reader = Objects.from_environment(server.environment | keys)
+        reader.check()
+        with pytest.raises(StoreError, match=r"attempts/probe/.* refused .*check AWS_ACCESS_KEY_ID"):
+            reader.check(writes=True)
 
 
 def test_check_creates_the_bucket_of_the_embedded_store(s3_environment: dict[str, str]) -> None:
