@@ -33,14 +33,15 @@ def add_commands(add: Adder) -> None:
 def run(args: argparse.Namespace, world: World) -> NoReturn:
     """Replace this process by the flow's, which checks recipe and store before it starts anything."""
     path = recipe_path(world.root, args.recipe).resolve()
-    check_prefect(world.services["PREFECT_API_URL"])
+    services = world.services("s3", "prefect", "mlflow")
+    check_prefect(services["PREFECT_API_URL"])
     shown = path.relative_to(world.root) if path.is_relative_to(world.root) else path
     command = [sys.executable, "-m", "flows.pipeline", str(shown)]
     command += [f"--set={text}" for text in args.set]
     command += ["--strict"] * args.strict + ["--json"] * args.json + ["--debug"] * args.debug
     os.chdir(world.root)
     sys.stdout.flush()
-    os.execve(sys.executable, command, world.services)
+    os.execve(sys.executable, command, services)
 
 
 def check_prefect(api_url: str) -> None:

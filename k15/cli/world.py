@@ -36,24 +36,23 @@ class World:
         """Standard output; colours and cut lines only where it is a terminal."""
         return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
 
-    @cached_property
-    def services(self) -> dict[str, str]:
-        """The user's environment, with what reaches the checkout's own services where the user names none."""
-        return {**self.environ, **environment(self.root, self.environ)}
+    def services(self, *needed: str) -> dict[str, str]:
+        """The user's environment, with what reaches the checkout's own services where the user names none.
+
+        ValueError where one of those `needed` ("s3", "prefect", "mlflow") is neither.
+        """
+        return {**self.environ, **environment(self.root, self.environ, needed)}
 
     @cached_property
     def store(self) -> Store:
         """The artifact store, checked to answer."""
-        store = Store.from_environment(self.services)
+        store = Store.from_environment(self.services("s3"))
         store.objects.check()
         return store
 
     def tracking(self) -> TrackingServer:
-        """The MLflow server; ValueError where none is named."""
-        uri = self.services.get("MLFLOW_TRACKING_URI", "")
-        if not uri:
-            raise ValueError("MLFLOW_TRACKING_URI is not set: run `make up`, or set it to your server")
-        return TrackingServer(uri, self.environ)
+        """The MLflow server; ValueError where none is named and none is up."""
+        return TrackingServer(self.services("mlflow")["MLFLOW_TRACKING_URI"], self.environ)
 
     def pipeline(self, args: argparse.Namespace) -> Pipeline:
         """The recipe a command names, with its --set overrides."""

@@ -7,7 +7,7 @@ What a user has set in the environment always wins: that service is then theirs,
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from k15.config import Config
 
 BUCKET = "k15"
 OWN_VARIABLE = {"s3": "K15_S3_ENDPOINT", "prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
+ALL = tuple(OWN_VARIABLE)
 
 
 class Service(Config):
@@ -74,10 +75,10 @@ def credentials(root: Path) -> Credentials:
     return Credentials.parse(json.loads(path.read_text()), where=str(path))
 
 
-def environment(root: Path, own: Mapping[str, str]) -> dict[str, str]:
-    """The variables that reach this checkout's services, for every service that `own` does not name.
+def environment(root: Path, own: Mapping[str, str], needed: Sequence[str] = ALL) -> dict[str, str]:
+    """The variables that reach those `needed` of this checkout's services that `own` does not name.
 
-    Merge it over `own`. ValueError where a service is neither named in `own` nor was ever started.
+    Merge it over `own`. ValueError where one of them is neither named in `own` nor was ever started.
     """
     services = read_state(root).services
     values = {
@@ -87,7 +88,8 @@ def environment(root: Path, own: Mapping[str, str]) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     }
-    for name, variable in OWN_VARIABLE.items():
+    for name in needed:
+        variable = OWN_VARIABLE[name]
         if own.get(variable):
             continue
         if name not in services:
@@ -108,4 +110,5 @@ def _reach(root: Path, name: str, port: int) -> dict[str, str]:
         "K15_S3_BUCKET": BUCKET,
         "AWS_ACCESS_KEY_ID": keys.access_key,
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_SESSION_TOKEN": "",  # one of the user's belongs to the user's keys
     }

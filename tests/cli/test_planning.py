@@ -115,6 +115,24 @@ def test_an_unreachable_store_is_named_with_its_remedy(recipe, k15, monkeypatch)
     assert ran.code == 2 and "127.0.0.1:9" in ran.err and "make up" in ran.err
 
 
+def test_what_needs_only_the_store_asks_for_no_other_service(
+    finished, finished_environment, recipe, k15, monkeypatch
+):
+    for name, value in finished_environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name)
+    root = str(recipe.parent)  # where no service was ever started
+    why = ("why", "data", "--recipe", str(recipe))
+    commands = (("ls",), ("show", "sft"), ("lineage",), ("verify",), ("plan", str(recipe)), why, ("report",))
+    for command in commands:
+        ran = k15(*command, "--root", root, *(("--out", root) if command == ("report",) else ()))
+        assert ran.code == 0, (command, ran.err)
+    for command, needed in ((("run", str(recipe)), "prefect"), (("lineage", "--reindex"), "mlflow")):
+        ran = k15(*command, "--root", root)
+        assert ran.code == 2 and f"no local {needed} service is up" in ran.err
+
+
 @pytest.mark.usefixtures("recipe")
 def test_an_absent_prefect_server_is_named_with_its_remedy(k15, tmp_path):
     ran = k15("run", str(tmp_path / "two.toml"))
