@@ -61,6 +61,7 @@ def _run(session: Session, name: str, identity: str) -> State[Any]:
         began = time.monotonic()
         attempts = session.ledger.record.nodes[name].attempts + 1
         session.ledger.note_node(name, key=job.key, state=RunState.RUNNING, attempts=attempts)
+        session.ledger.write()
         _execute(session, job)
         seconds = time.monotonic() - began
     manifest = session.store.manifest(job.key)
@@ -81,6 +82,7 @@ def _cached(session: Session, name: str, manifest: Manifest) -> State[Any]:
     session.ledger.note_node(
         name, key=manifest.key, state=RunState.DONE, cached=node.attempts == 0, ended=now(), message=""
     )
+    session.ledger.write()  # from now on `k15 gc --keep` beside this run leaves it
     made = f"made {manifest.provenance.ended[:19]} by run {manifest.provenance.run_id or 'unknown'}"
     get_run_logger().info("%s: found done, %s", name, made)
     return Completed(name="Cached", message=f"{session.store.uri(manifest.key)} {made}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from k15.store.gc import gc
 from k15.store.runs import RunRecord
 from tests.flows.driver import Flow, kill, wait_for
 from tests.s3 import s3_server
@@ -124,6 +125,21 @@ def test_a_wrong_recipe_is_refused_before_anything_starts(flow: Flow) -> None:
     assert code == 2
     assert "nodes.sft.recipe" in output and "stepps" in output and "Traceback" not in output
     assert flow.record().run_id == before
+
+
+def test_the_record_of_a_running_flow_says_what_is_found_done_and_what_runs(flow: Flow) -> None:
+    flow.order("sft", "wait")
+    process = flow.start(*seed(8))
+    wait_for(lambda: waiting(flow), "the stage")
+    wait_for(lambda: flow.record().nodes["other"].state == "done", "the other branch's record")
+    nodes = flow.record().nodes
+    swept = gc(flow.store, keep=[], dry_run=True, grace_s=-5)
+    kill(process, signal.SIGTERM)
+    (flow.orders / "sft").unlink()
+    assert nodes["sft"].state == "running" and nodes["sft"].key
+    found = {name: node for name, node in nodes.items() if name != "sft"}
+    assert all(node.state == "done" and node.cached for node in found.values())
+    assert {node.key for node in found.values()}.isdisjoint(swept.stages)
 
 
 def test_a_store_that_dies_under_a_run_is_one_message(flow: Flow, tmp_path: Path) -> None:
