@@ -113,6 +113,7 @@ class ProcessLauncher:
     root: Path
     environment: Mapping[str, str]
     package: str = "stages"
+    debug: bool = False  # stages show stack traces of bad input, and debug logs
     name: str = "process"
 
     def start(self, kind: str, job_uri: str, resources: Resources) -> ProcessExecution:
@@ -121,8 +122,9 @@ class ProcessLauncher:
             raise ValueError(f"{self.python}: the engine environment is missing; run `make setup`")
         kept = {name: value for name, value in self.environment.items() if not name.startswith("PREFECT_")}
         threads = {"OMP_NUM_THREADS": str(resources.cores)}
+        command = [str(self.python), "-u", "-m", f"{self.package}.{kind}", "--job", job_uri]
         process = subprocess.Popen(
-            [str(self.python), "-u", "-m", f"{self.package}.{kind}", "--job", job_uri],
+            command + ["--debug"] * self.debug,
             cwd=self.root,
             env={**threads, **kept, "K15_WATCH_STDIN": "1"},
             stdin=subprocess.PIPE,

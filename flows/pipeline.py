@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -67,16 +68,20 @@ def pipeline(
     python: str = ".venv/engine/bin/python",
     package: str = "stages",
     run_id: str = "",
+    debug: bool = False,
 ) -> State[Any]:
     """Run a recipe's pipeline. Its state has a message for each node that failed.
 
     `python` and `package` say what runs a stage: `PYTHON -m PACKAGE.KIND`, from the work directory.
-    `run_id` is made up where none is given.
+    `run_id` is made up where none is given. `debug` shows stack traces of bad input, here and in stages.
     """
     began = time.monotonic()
     try:
-        session = _open(Request(recipe, tuple(overrides or ()), strict), Path(python), package, run_id)
+        launcher = ProcessLauncher(Path.cwd() / python, Path.cwd(), dict(os.environ), package, debug)
+        session = _open(Request(recipe, tuple(overrides or ()), strict), launcher, run_id)
     except ValueError as error:
+        if debug:
+            traceback.print_exc()
         return Failed(name=BadInput.__name__, message=str(error))
     unwritten = ""
     try:
@@ -98,10 +103,9 @@ def pipeline(
     return Failed(name=BadInput.__name__, message=unwritten) if unwritten else _final_state(session)
 
 
-def _open(request: Request, python: Path, package: str, run_id: str) -> Session:
-    root = Path.cwd()
+def _open(request: Request, launcher: ProcessLauncher, run_id: str) -> Session:
+    root = launcher.root
     context = describe_checkout(root, os.environ, run_id or new_run_id(), str(flow_run.get_id()))
-    launcher = ProcessLauncher(python=root / python, root=root, environment=dict(os.environ), package=package)
     url = flow_run.get_flow_run_ui_url() or ""
     session = open_session(request, root, Store.from_environment(os.environ), launcher, context, url)
     session.name_parent(open_parent(session.ledger.record))
@@ -163,7 +167,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--strict", action="store_true", help="rerun stages whose code changed")
     parser.add_argument("--json", action="store_true", help="print the run's record as JSON")
-    parser.add_argument("--debug", action="store_true", help="show stack traces of bad input")
+    parser.add_argument(
+        "--debug", action="store_true", help="show stack traces of bad input, here and in stages"
+    )
     parser.add_argument(
         "--python", default=".venv/engine/bin/python", help="the interpreter that runs stages"
     )
@@ -179,12 +185,13 @@ def main(argv: list[str] | None = None) -> int:
             python=arguments.python,
             package=arguments.package,
             run_id=run_id,
+            debug=arguments.debug,
             return_state=True,
         )
         return finish(state, run_id, as_json=arguments.json)
     except ValueError as error:
         if arguments.debug:
-            raise
+            traceback.print_exc()
         print(f"k15 run: {error}", file=sys.stderr)
         return 2
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _failed(args: argparse.Namespace, error: Exception, code: int) -> int:
     if args.debug:
-        raise error
+        traceback.print_exception(error)
     sys.stderr.write(f"k15: error: {error or type(error).__name__}\n")
     return code
 

@@ -140,9 +140,10 @@ def test_an_absent_prefect_server_is_named_with_its_remedy(k15, tmp_path):
 
 
 @pytest.mark.usefixtures("recipe")
-def test_debug_shows_the_trace(k15):
-    with pytest.raises(ValueError, match="nowhere"):
-        k15("show", "nowhere", "--debug")
+def test_debug_shows_the_trace_and_changes_no_exit_code(k15):
+    ran = k15("show", "nowhere", "--debug")
+    assert ran.code == 2
+    assert "Traceback" in ran.err and ran.err.splitlines()[-1].startswith("k15: error: nowhere")
 
 
 @pytest.fixture
@@ -182,12 +183,12 @@ def start(checkout, prefect, *arguments):
 
 @pytest.mark.usefixtures("recipe")
 def test_run_becomes_the_flow_with_its_exit_code(checkout, prefect):
-    process = start(checkout, prefect, "two", "--set", "nodes.data.recipe.num_train=3", "--strict")
+    process = start(checkout, prefect, "two", "--set", "nodes.data.recipe.num_train=3", "--strict", "--debug")
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 7
     recipe, *options = json.loads(printed)["arguments"]
     assert recipe == "recipes/two/pipeline.toml"
-    assert options == ["--set=nodes.data.recipe.num_train=3", "--strict"]
+    assert options == ["--set=nodes.data.recipe.num_train=3", "--strict", "--debug"]
     assert f'"folder": "{checkout}"' in printed
 
 

@@ -109,6 +109,20 @@ def test_bad_input_is_not_retried_and_its_last_lines_are_shown(flow: Flow) -> No
     assert flow.retry(record) == "ABORT", "Prefect reschedules only the runs of a deployment"
 
 
+def test_debug_shows_the_trace_of_a_stage_and_changes_no_key(flow: Flow) -> None:
+    flow.order("sft", "bad input")
+    plain = flow.run(*seed(9))
+    key = flow.record().nodes["sft"].key
+    code, output = flow.run(*seed(9), "--debug")
+    (flow.orders / "sft").unlink()
+    assert plain[0] == code == 2
+    assert "Traceback" in output and "ValueError: nodes.x.recipe.y: wrong by order" in output
+    assert flow.record().nodes["sft"].key == key
+    code, output = flow.run("--set", "nodes.sft.recipe.stepps=1", "--debug")
+    assert code == 2 and "Traceback" in output
+    assert output.splitlines()[-1].startswith("k15 run: ")
+
+
 def test_a_stage_that_runs_too_long_is_ended(flow: Flow) -> None:
     flow.order("sft", "wait")
     limits = ("--set", "nodes.sft.resources.timeout_s=8.0", "--set", "nodes.sft.resources.retries=0")
