@@ -207,9 +207,10 @@ def test_who_is_dead() -> None:
 
 
 def take_over(store: Store, key: str) -> None:
-    """Take a lease as if its time were up."""
-    old = LeaseRecord.model_validate_json(store.objects.get(lease_path(key)))
-    new = old.model_copy(update={"token": "another", "epoch": old.epoch + 1})
-    assert store.objects.put_if_match(
-        lease_path(key), new.encode(), store.objects.version(lease_path(key)).etag
-    )
+    """Take a lease as if its time were up; its holder may renew it in between."""
+    won = False
+    while not won:
+        etag = store.objects.version(lease_path(key)).etag
+        old = LeaseRecord.model_validate_json(store.objects.get(lease_path(key)))
+        new = old.model_copy(update={"token": "another", "epoch": old.epoch + 1})
+        won = store.objects.put_if_match(lease_path(key), new.encode(), etag)
