@@ -1,4 +1,6 @@
-"""Create the locked environments: `python3 infra/setup.py [control] [engine]` (both without a name).
+"""Create the locked environments: `python3 infra/setup.py [control] [engine] [bench]`.
+
+Without a name control and engine; bench is what benchmarks compare with.
 
 Guarantees: every wheel is checked against the hashes in containers/locks; a second call with unchanged
 locks does nothing; a call that was interrupted is finished by the next one. Exit code 2 says what to do.
@@ -32,7 +34,9 @@ LOCK_FILES = {
     "tools": ("tools.txt",),
     "control": ("control.txt",),
     "engine": ("torch-cpu.txt", "engine.txt"),
+    "bench": ("torch-cpu.txt", "bench.txt"),
 }
+ENVIRONMENTS = ("control", "engine", "bench")
 STARTED = time.monotonic()
 
 
@@ -123,10 +127,10 @@ def install(name: str, lock: str) -> None:
     run("installing k15", [*uv, "--no-build-isolation", "--editable", str(ROOT)])
 
 
-def install_torch() -> None:
+def install_torch(name: str) -> None:
     """PyTorch's CPU build, by pip: it takes wheels from every place this machine's pip is configured for."""
-    python = create("engine")
-    say("engine: installing torch (CPU)")
+    python = create(name)
+    say(f"{name}: installing torch (CPU)")
     pip = [str(VENV / "tools" / "bin" / "python"), "-m", "pip", "--python", python, "install", "--quiet"]
     command = [*pip, "--no-deps", "--require-hashes", "-r", str(LOCKS / "torch-cpu.txt")]
     run("installing torch", command, TORCH_REMEDY)
@@ -179,7 +183,7 @@ def set_up(names: list[str]) -> None:
         torch = "engine" in names and not is_current("engine")
         if torch:
             create("engine")  # before two installers look for it
-        wait_for_torch = in_background(install_torch) if torch else None
+        wait_for_torch = in_background(lambda: install_torch("engine")) if torch else None
         if "control" in names:
             make("control", lambda: install("control", "control.txt"))
         if wait_for_torch:
@@ -188,13 +192,23 @@ def set_up(names: list[str]) -> None:
             finally:
                 wait_for_torch()
             make("engine", lambda: None)
+        if "bench" in names:
+            make("bench", install_bench)
+
+
+def install_bench() -> None:
+    """What benchmarks compare with, apart from what they measure."""
+    install_torch("bench")
+    install("bench", "bench.txt")
 
 
 def main() -> int:
     """Parse the names, set up, turn a SetupError or a refusal of the disk into exit code 2."""
     names = sys.argv[1:] or ["control", "engine"]
-    if unknown := [name for name in names if name not in ("control", "engine")]:
-        print(f"setup: unknown environment {unknown[0]!r}; there are control and engine", file=sys.stderr)
+    if unknown := [name for name in names if name not in ENVIRONMENTS]:
+        print(
+            f"setup: unknown environment {unknown[0]!r}; there are {', '.join(ENVIRONMENTS)}", file=sys.stderr
+        )
         return 2
     if sys.version_info[:2] != (3, 11):
         found = shutil.which("python3.11")

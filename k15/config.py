@@ -73,7 +73,7 @@ def _explain(error: ValidationError, where: str) -> str:
         hint = (
             "unknown key; remove it or correct its name"
             if problem["type"] == "extra_forbidden"
-            else problem["msg"]
+            else problem["msg"].removeprefix("Value error, ")
         )
         lines.append(f"{where}: {field}: {hint}")
     return "\n".join(lines)

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -26,11 +29,13 @@ from transformers.utils.logging import disable_progress_bar
 from k15.recipes.data import BaseRecipe
 from k15.stage import StageContext, run_stage
 from k15.store.tables import demonstrations_from_table, text_from_table
-from k15.tasks.tokenizer import train_tokenizer
+from k15.tasks.tokenizer import load_tokenizer, train_tokenizer
 
 log = logging.getLogger("stages.base")
+FAMILIES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 OUTPUT_RANGE = 0.02  # of the output embeddings, where they are not tied
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TEXT = "text.parquet"
 DEMONSTRATIONS = ("sft/demonstrations.parquet", "longcot/demonstrations.parquet")
 
 
@@ -49,11 +54,11 @@ def body(ctx: StageContext, recipe: BaseRecipe) -> None:
 
 
 def random_model(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:
-    """A Qwen3 with random weights, and a tokenizer trained on the data artifact's text."""
+    """A Qwen with random weights, and a tokenizer trained on the data artifact's text."""
     if "data" not in ctx.inputs:
         raise ValueError('inputs.data: missing; source = "random" trains its tokenizer on it: data = "data"')
-    tokenizer = train_tokenizer(corpus_text(ctx), recipe.vocab_size)
-    return random_qwen3(recipe, tokenizer), tokenizer
+    tokenizer = train_tokenizer(corpus_text(ctx), recipe.vocab_size, recipe.pieces)
+    return random_qwen(recipe, tokenizer), tokenizer
 
 
 def smollm2(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:  # noqa: ARG001 (one signature for all sources)
@@ -68,12 +73,15 @@ def given_directory(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:  
     """The Hugging Face directory in role `model`."""
     if "model" not in ctx.inputs:
         raise ValueError('files.model: missing; source = "directory" takes a Hugging Face directory from it')
-    directory = ctx.inputs["model"].download(ctx.scratch / "given")
+    given = ctx.inputs["model"]
+    directory = given.download(ctx.scratch / "given")
     if not (directory / "config.json").is_file():
-        raise ValueError(
-            f"files.model: {ctx.inputs['model'].uri} has no config.json; give a model's directory"
-        )
-    return load_directory(directory)
+        raise ValueError(f"files.model: {given.uri} has no config.json; give a model's directory")
+    load_tokenizer(directory)
+    try:
+        return load_directory(directory)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{given.uri}: its weights cannot be read: {error}; fetch the model again") from None
 
 
 SOURCES = {"random": random_model, "smollm2": smollm2, "directory": given_directory}
@@ -91,16 +99,28 @@ def load_directory(directory: Path, gguf_file: str | None = None) -> tuple[Any, 
     return model, tokenizer
 
 
-def random_qwen3(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Weights from the recipe's seed: normal, smaller where a layer writes into the residual stream."""
-    config = Qwen3Config(
+def random_qwen(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Weights from the recipe's seed: normal, smaller where a layer writes into the residual stream.
+
+    ValueError where the family cannot have the recipe's heads.
+    """
+    config_type, model_type = FAMILIES[recipe.family]
+    heads: dict[str, int] = {"head_dim": recipe.head_dim}
+    if recipe.family == "qwen2":
+        if recipe.head_dim * recipe.num_attention_heads != recipe.hidden_size:
+            raise ValueError(
+                f"head_dim = {recipe.head_dim}: a qwen2 has hidden_size / num_attention_heads, which is "
+                f"{recipe.hidden_size / recipe.num_attention_heads:g}"
+            )
+        heads = {}
+    config = config_type(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.intermediate_size,
         num_hidden_layers=recipe.num_layers,
         num_attention_heads=recipe.num_attention_heads,
         num_key_value_heads=recipe.num_key_value_heads,
-        head_dim=recipe.head_dim,
+        **heads,
         max_position_embeddings=recipe.max_position_embeddings,
         rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_base},
         tie_word_embeddings=recipe.tie_word_embeddings,
@@ -111,7 +131,7 @@ def random_qwen3(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Any:
         dtype="float32",
     )
     torch.manual_seed(recipe.seed)
-    model = Qwen3ForCausalLM(config)
+    model = model_type(config)
     with torch.no_grad():
         if not recipe.tie_word_embeddings:
             model.model.embed_tokens.weight.normal_(std=recipe.embedding_range)
@@ -119,14 +139,25 @@ def random_qwen3(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Any:
         for layer in model.model.layers:
             for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 projection.weight.div_(math.sqrt(2 * recipe.num_layers))
+            if recipe.family == "qwen2":
+                for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                    projection.bias.uniform_(-recipe.bias_range, recipe.bias_range)
     return model
 
 
 def corpus_text(ctx: StageContext) -> Iterator[str]:
-    """Pretraining text, prompts and responses, each as the model meets it; nothing held out."""
+    """Text of every part, prompts and responses, each as the model meets it; nothing held out."""
     data = ctx.inputs["data"]
-    yield from text_from_table(data.read_table("pretrain/text.parquet"), "inputs.data: pretrain/text.parquet")
-    for path in DEMONSTRATIONS:
+    present = sorted(entry.path for entry in data.files)
+    texts = [path for path in present if path.rpartition("/")[2] == TEXT]
+    demonstrations = [path for path in DEMONSTRATIONS if path in present]
+    if not texts + demonstrations:
+        raise ValueError(
+            f"inputs.data: {data.uri} has no {TEXT} and no demonstrations; it has {present[:20]}"
+        )
+    for path in texts:
+        yield from text_from_table(data.read_table(path), f"inputs.data: {path}")
+    for path in demonstrations:
         for row in demonstrations_from_table(data.read_table(path), f"inputs.data: {path}"):
             yield f"{row.prompt}\n"
             yield row.response

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from transformers import AutoTokenizer
 
 from k15.loops.evaluate import Outcome, answer_prompts, shown_trajectories, summarize
 from k15.ports import Sampler
@@ -20,6 +19,7 @@ from k15.rewards import judge
 from k15.stage import StageContext, run_stage
 from k15.store.tables import prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
+from k15.tasks.tokenizer import load_tokenizer
 from stages.services import ModelServer, longest
 
 log = logging.getLogger("stages.evaluate")
@@ -38,7 +38,7 @@ def body(ctx: StageContext, recipe: EvaluateRecipe) -> None:
     if not names:
         raise ValueError("evaluate: no model to evaluate; give inputs such as model.rl = 'rl:model'")
     directories = {name: ctx.inputs[MODEL_ROLE + name].download(ctx.scratch / name) for name in names}
-    tokenizers = {name: AutoTokenizer.from_pretrained(directory) for name, directory in directories.items()}
+    tokenizers = {name: load_tokenizer(directory) for name, directory in directories.items()}
     max_tokens = recipe.max_response_tokens + max(
         longest([prompt_token_ids(tokenizer, prompt.text) for prompt in prompts])
         for tokenizer in tokenizers.values()

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from transformers import AutoTokenizer
-
 from k15.loops.replay import ReplayState
 from k15.loops.rl import Phase, run_phase
 from k15.recipes.rl import RlRecipe
@@ -21,6 +19,7 @@ from k15.stage import StageContext, StageStopped, run_stage
 from k15.store.manifest import RoundManifest
 from k15.store.tables import prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
+from k15.tasks.tokenizer import load_tokenizer
 from stages.rounds import WEIGHTS, RoundCommit, newest_weights
 from stages.services import longest, policy_services
 
@@ -45,7 +44,7 @@ def play_missing_rounds(
     """The rounds after `state`, with the services up for as long as they last."""
     artifact = ctx.inputs["prompts"]
     prompts = {p.id: p for p in prompts_from_table(artifact.read_table("prompts.parquet"), artifact.uri)}
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = load_tokenizer(model_dir)
     encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in prompts.values()}
     max_tokens = longest(list(encoded.values())) + recipe.max_response_tokens
     with policy_services(ctx, recipe, model_dir, version=state.next_round, max_tokens=max_tokens) as (

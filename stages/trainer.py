@@ -1,5 +1,6 @@
 """The training service: Megatron behind HTTP. Started by k15.engines.service.process.Service."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,13 +89,17 @@ class TrainerService:
 @contextmanager
 def build(settings: TrainerSettings) -> Iterator[dict[str, Endpoint]]:
     """The endpoints of the engine that `settings` describe; its weight channel is given up at the end."""
-    from k15.engines.megatron.trainer import MegatronTrainer  # noqa: PLC0415  see run_service
+    from k15.engines.megatron import ranks  # noqa: PLC0415  see run_service
 
-    trainer = MegatronTrainer(
+    trainer = ranks.lead(
         Path(settings.model_dir),
+        layout=settings.layout,
+        env=os.environ,
         threads=settings.threads,
         max_tokens_per_microbatch=settings.max_tokens_per_microbatch,
         seed=settings.seed,
+        precision=settings.precision,
+        recompute=settings.recompute,
     )
     service = TrainerService(trainer, settings)
     try:

@@ -1,7 +1,8 @@
 """Learning rates by step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 
 def _cosine(progress: float) -> float:
@@ -32,3 +33,26 @@ def learning_rate(
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps + 1) / max(1, steps - warmup_steps)
     return final + (peak - final) * DECAYS[decay](min(1.0, progress))
+
+
+def in_turn(parts: Sequence[tuple[int, Callable[[int], float]]]) -> Callable[[int], float]:
+    """The rate of a run made of parts (steps, rate by the part's own step), by the run's step."""
+
+    def rate(step: int) -> float:
+        first = 0
+        for steps, of_part in parts:
+            if step < first + steps:
+                return of_part(step - first)
+            first += steps
+        raise ValueError(f"step {step} is past the run's last one")
+
+    return rate
+
+
+def course(
+    steps: int, *, peak: float, final: float, warmup_steps: int, decay: str
+) -> tuple[int, Callable[[int], float]]:
+    """A part for `in_turn`: `steps` steps of `learning_rate`."""
+    return steps, partial(
+        learning_rate, steps=steps, peak=peak, final=final, warmup_steps=warmup_steps, decay=decay
+    )

@@ -47,7 +47,7 @@ def add_commands(add: Adder) -> None:
     command = add(
         "gc",
         show_gc,
-        "remove what no artifact, live lease or round needs; artifacts only with --keep",
+        "remove what no artifact, live lease, round or step checkpoint needs; artifacts only with --keep",
         "k15 gc --dry-run",
         "k15 gc --keep short --keep evaluate     only these, and all they were made from, stay",
     )

@@ -49,7 +49,9 @@ class BaseRecipe(StageRecipe):
 
     seed: int = 0
     source: Literal["random", "smollm2", "directory"] = "random"
+    family: Literal["qwen3", "qwen2"] = Field("qwen3", description="of a random model")
     vocab_size: int = Field(512, ge=64)
+    pieces: Literal["phrases", "words"] = Field("phrases", description="what a token spans at most")
     hidden_size: int = 128
     intermediate_size: int = 336
     num_layers: int = 3
@@ -60,4 +62,5 @@ class BaseRecipe(StageRecipe):
     max_position_embeddings: int = 512
     tie_word_embeddings: bool = False
     initializer_range: float = Field(0.08, gt=0)
+    bias_range: float = Field(0.05, ge=0, description="of queries, keys and values in a qwen2: ± this")
     embedding_range: float = Field(1.0, gt=0, description="of the input embeddings, where they are not tied")

@@ -7,14 +7,46 @@ from pydantic import Field
 from k15.config import Config
 
 
+class Layout(Config):
+    """How many processes train one model, and what each of them holds."""
+
+    tensor: int = Field(1, ge=1, description="ranks that share every matrix, by heads and columns")
+    pipeline: int = Field(1, ge=1, description="stages of consecutive layers")
+    context: int = Field(1, ge=1, description="ranks that share the tokens of every row")
+    data: int = Field(1, ge=1, description="replicas, each with its share of the microbatches")
+    sequence: bool = Field(
+        False, description="with tensor > 1: its ranks also share the tokens between their matrices"
+    )
+
+    @property
+    def world(self) -> int:
+        """How many processes that makes."""
+        return self.tensor * self.pipeline * self.context * self.data
+
+    def __str__(self) -> str:
+        sizes = {"tensor": self.tensor, "pipeline": self.pipeline, "context": self.context, "data": self.data}
+        parts = [f"{name}={size}" for name, size in sizes.items() if size > 1]
+        return " ".join([*parts, *(["sequence"] if self.sequence else [])]) or "one process"
+
+
 class Resources(Config):
     """What a stage may use. Never part of a stage key: changing it reruns nothing."""
 
     cores: int = Field(1, ge=1, description="CPU cores; independent stages share the machine's within this")
     memory_gb: float = Field(4.0, gt=0)
     gpus: int = Field(0, ge=0)
+    layout: Layout = Layout()
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)
+    checkpoint_every_steps: int = Field(
+        0, ge=0, description="of supervised stages, to go on from after a kill; 0: every 300 s"
+    )
+    peak_tflops: float = Field(
+        0.0, ge=0, description="of one device at the run's precision; MFU is logged then"
+    )
+    profile: bool = Field(
+        False, description="trace some steps of a supervised stage into part `profile` of its artifact"
+    )
 
 
 class Node(Config):

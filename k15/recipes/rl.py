@@ -62,7 +62,11 @@ class RlRecipe(StageRecipe):
         0.01, gt=0, description="largest mean |log-prob difference| of trainer and sampler"
     )
     transport: Literal["shared_memory", "tcp", "rdma"] = "shared_memory"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of both engines; bfloat16 trains with fp32 master weights, and CUDA asks for it",
+    )
+    recompute: bool = Field(False, description="work activations out again on the way back, and keep none")
     update: PolicyUpdate = PolicyUpdate()
 
 

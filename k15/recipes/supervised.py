@@ -1,20 +1,30 @@
 """Stages that fit tokens: pretraining, long-context activation, SFT, long-CoT SFT (METHOD.md §7)."""
 
-from typing import ClassVar, Literal
+from collections.abc import Collection
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from k15.config import Config
 from k15.recipes.stage import StageRecipe
 
+HELDOUT = "heldout"  # the role of rows as in the data, never trained on
+DATA = "data"  # the role of a lone data set; one of several is data.<name>
+Mixture = dict[str, float]  # data sets, by what follows "data." in their role, and their weights
 
-class Optimizer(Config):
-    """AdamW and its schedule."""
+
+class Rates(Config):
+    """A learning rate's course: a linear warm-up to `lr`, then a decay to `final_lr`."""
 
     lr: float = Field(1e-3, gt=0)
     final_lr: float = Field(1e-4, ge=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
+
+
+class Optimizer(Rates):
+    """AdamW and its schedule."""
+
     weight_decay: float = Field(0.05, ge=0)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.98
@@ -22,23 +32,131 @@ class Optimizer(Config):
     clip_gradient_norm: float = Field(1.0, gt=0)
 
 
-class SupervisedRecipe(StageRecipe):
-    """Fields every supervised stage has."""
+class Batching(Config):
+    """What each step trains on, and for how many steps."""
 
-    roles: ClassVar[tuple[str, ...]] = ("model", "data")
+    steps: int = Field(0, ge=0, description="0: as many as `epochs` take")
+    epochs: int = Field(0, ge=0, description="passes over the data, in place of steps")
+    examples_per_step: int = Field(96, ge=1)
+    sequences_per_step: int = Field(
+        0,
+        ge=0,
+        description="sequences of max_tokens, packed with whole examples, in place of examples_per_step",
+    )
+    max_tokens: int = Field(512, ge=8, description="longer examples are refused, never cut silently")
+    mixture: Mixture = Field({}, description="empty: every example of every data set, once an epoch")
+    mixture_by: Literal["examples", "tokens"] = Field(
+        "examples", description="what the weights are shares of"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.steps and self.epochs:
+            raise ValueError("steps and epochs are both given; give one of them")
+        if self.epochs and self.mixture:
+            raise ValueError("a mixture has no epochs: its data sets end at different times; give steps")
+        _refuse_weights("mixture", self.mixture)
+        return self
+
+
+class Phase(Batching, Rates):
+    """A stretch of a run with its own length, data and rates; the optimizer's state goes on."""
+
+    name: str
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if not self.steps and not self.epochs:
+            raise ValueError(f"phase {self.name}: give steps or epochs")
+        return self
+
+
+class FitRecipe(StageRecipe):
+    """What every stage that fits tokens has: a model, and a data set (`data`) or several (`data.<name>`)."""
+
+    roles: ClassVar[tuple[str, ...]] = ("model",)
+    optional_roles: ClassVar[tuple[str, ...]] = (DATA, f"{DATA}.*")
 
     seed: int = 0
-    steps: int = Field(ge=1)
-    examples_per_step: int = Field(96, ge=1)
-    max_tokens: int = Field(512, ge=8, description="longer examples are refused, never cut silently")
     max_tokens_per_microbatch: int = Field(4096, ge=8, description="a row is never split")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the forward and backward pass; master weights are float32 in both"
+    )
+    recompute: bool = Field(False, description="work activations out again on the way back, and keep none")
     optimizer: Optimizer = Optimizer()
+
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """Every mixture in the recipe."""
+        raise TypeError(f"{type(self).__name__} has to say which mixtures it holds")
+
+    def role_problems(self, roles: Collection[str]) -> tuple[str, ...]:
+        """No data set at all, `data` beside others, or one that a mixture names and no role gives."""
+        names = data_names(roles)
+        if not names:
+            return (f"inputs.{DATA}: missing; {self.kind} needs it, or several as {DATA}.<name>",)
+        if DATA in names and len(names) > 1:
+            return (f"inputs.{DATA}: there are {DATA}.<name> too; give each data set a name",)
+        asked = {name for mixture in self.mixtures() for name in mixture}
+        return tuple(
+            f"recipe: mixture names {name!r}, but there is no input {DATA}.{name}; there are {sorted(names)}"
+            for name in sorted(asked - set(names))
+        )
+
+
+class SupervisedRecipe(FitRecipe, Batching):
+    """One phase given by the recipe's own fields, or several `phases` in turn."""
+
+    optional_roles: ClassVar[tuple[str, ...]] = (*FitRecipe.optional_roles, HELDOUT)
+
+    phases: tuple[Phase, ...] = ()
+    evaluate_every_steps: int = Field(0, ge=0, description="the loss of input heldout; 0: there is none")
+
+    @model_validator(mode="after")
+    def _steps_or_phases(self) -> Self:
+        given = bool(self.steps or self.epochs)
+        if given == bool(self.phases):
+            raise ValueError("give steps (or epochs), or phases with steps (or epochs) of their own")
+        if self.phases and self.mixture:
+            raise ValueError("mixture: each phase has its own; move it there")
+        for phase in self.all_phases():
+            if phase.sequences_per_step and phase.max_tokens > self.max_tokens_per_microbatch:
+                raise ValueError(
+                    f"max_tokens_per_microbatch={self.max_tokens_per_microbatch} cuts through the sequences "
+                    f"of {phase.max_tokens} tokens of phase {phase.name}; raise it to that at least"
+                )
+        return self
+
+    def all_phases(self) -> tuple[Phase, ...]:
+        """The phases in turn; a recipe without any is one phase at the optimizer's rates."""
+        if self.phases:
+            return self.phases
+        fields = {name: getattr(self, name) for name in Batching.model_fields}
+        rates = {name: getattr(self.optimizer, name) for name in Rates.model_fields}
+        return (Phase(name=self.kind, **fields, **rates),)
+
+    def role_problems(self, roles: Collection[str]) -> tuple[str, ...]:
+        """Those of the data sets, and held-out rows without a rhythm for them, or the reverse."""
+        problems = super().role_problems(roles)
+        if (HELDOUT in roles) == bool(self.evaluate_every_steps):
+            return problems
+        given = "an input" if HELDOUT in roles else "no input"
+        told = f"evaluate_every_steps={self.evaluate_every_steps} and {given} `{HELDOUT}`"
+        return (*problems, f"recipe: {told}: give both or neither")
+
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """Those of its phases."""
+        return tuple(phase.mixture for phase in self.all_phases())
 
 
 class PretrainRecipe(SupervisedRecipe):
-    """Next-token prediction on every token of the rows."""
+    """Next-token prediction on every token of the rows. A cooldown is a last phase with data of its own."""
 
     kind: ClassVar[str] = "pretrain"
+
+    longer: Literal["refuse", "split"] = Field(
+        "refuse",
+        description="documents over max_tokens; split: into rows, each begun with the last one's end",
+    )
 
 
 class ContextPhase(Config):
@@ -47,23 +165,40 @@ class ContextPhase(Config):
     length: int = Field(ge=16)
     steps: int = Field(ge=1)
     sequences_per_step: int = Field(ge=1)
+    full: Mixture = Field(
+        {}, description="data sets of the rows of full length (long QA, long text, summaries)"
+    )
+    partial: Mixture = Field(
+        {}, description="data sets of the rows packed with short documents (cooldown data)"
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if bool(self.full) != bool(self.partial):
+            raise ValueError(f"length {self.length}: give full and partial mixtures, or neither")
+        _refuse_weights("full", self.full)
+        _refuse_weights("partial", self.partial)
+        return self
 
 
-class ActivateRecipe(StageRecipe):
+class ActivateRecipe(FitRecipe):
     """Long-context activation: a new RoPE base, then growing lengths."""
 
     kind: ClassVar[str] = "activate"
     version: ClassVar[int] = 1
-    roles: ClassVar[tuple[str, ...]] = ("model", "data")
 
-    seed: int = 0
     rope_base: float = Field(1_000_000.0, gt=1)
     phases: tuple[ContextPhase, ...] = Field(min_length=1)
     full_attention_share: float = Field(
         0.4, ge=0, le=1, description="rows of full length; the rest packs short ones"
     )
-    max_tokens_per_microbatch: int = Field(4096, ge=8, description="a row is never split")
-    optimizer: Optimizer = Optimizer()
+    length_upsampling: float = Field(
+        0.0, ge=0, description="rows of full length draw documents ∝ length to this power; 0: each in turn"
+    )
+
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """Those of its phases, of both kinds."""
+        return tuple(mixture for phase in self.phases for mixture in (phase.full, phase.partial))
 
 
 class SftRecipe(SupervisedRecipe):
@@ -71,8 +206,31 @@ class SftRecipe(SupervisedRecipe):
 
     kind: ClassVar[str] = "sft"
 
+    longer: Literal["refuse", "defer"] = Field(
+        "refuse", description="examples over a phase's max_tokens; defer: to a phase they fit in"
+    )
+
 
 class LongCotRecipe(SupervisedRecipe):
     """The light SFT on verified long paths."""
 
     kind: ClassVar[str] = "longcot"
+
+    longer: Literal["refuse", "defer"] = Field(
+        "refuse", description="examples over a phase's max_tokens; defer: to a phase they fit in"
+    )
+
+
+def data_names(roles: Collection[str]) -> list[str]:
+    """The data sets among a stage's roles: what follows "data.", or "data" itself."""
+    return sorted(role.removeprefix(f"{DATA}.") for role in roles if role.split(".")[0] == DATA)
+
+
+def data_role(name: str, roles: Collection[str]) -> str:
+    """The role of a data set."""
+    return name if name in roles else f"{DATA}.{name}"
+
+
+def _refuse_weights(field: str, mixture: Mixture) -> None:
+    if any(weight <= 0 for weight in mixture.values()):
+        raise ValueError(f"{field}: every weight must be above 0; leave out what is not to be drawn")

@@ -95,6 +95,7 @@ class RunFacts:
     stages: tuple[Stage, ...]
     phases: tuple[Phase, ...]
     trajectories: tuple[Mapping[str, Any], ...]
+    contexts: tuple[Mapping[str, Any], ...]  # context.json of every long-context evaluation
     lineage: Mapping[str, Manifest]  # every stage the run's artifacts were made from, by key, producers first
 
     def model(self, name: str) -> Model | None:
@@ -148,6 +149,11 @@ def collect(store: Store, record: RunRecord) -> RunFacts:
         stages=tuple(_stage(record, name, mine) for name in _ordered(record, lineage)),
         phases=tuple(_phase(store, name, mine) for name in mine if mine[name].kind == "rl"),
         trajectories=trajectories,
+        contexts=tuple(
+            store.open(manifest.ref()).read_json("context.json")
+            for manifest in mine.values()
+            if manifest.kind == "context"
+        ),
         lineage=lineage,
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from k15.report.charts import accuracy_chart, rounds_charts, stages_chart, time_chart
 from k15.report.facts import Measure, Model, RunFacts
 from k15.report.findings import headline, tiles
+from k15.report.heat import heat_section
 from k15.report.lineage import lineage_chart
 from k15.report.palette import NEUTRAL, of_model
 from k15.report.style import STYLE
@@ -21,6 +22,7 @@ def page(facts: RunFacts) -> str:
         body.append(_models(facts))
     if facts.phases:
         body += [_rounds(facts), _time(facts)]
+    body += [_context(report) for report in facts.contexts]
     if facts.trajectories:
         body.append(_trajectories(facts))
     if facts.lineage:
@@ -110,6 +112,14 @@ def _time(facts: RunFacts) -> str:
         "its reference pass): publishing weights, loading them, committing the round, and waiting."
     )
     return section("Where the time of a round goes", text, f'<div class="scroll">{time_chart(facts)}</div>')
+
+
+def _context(report: Mapping[str, Any]) -> str:
+    text = (
+        "Greedy accuracy of look-ups at the end of a document, by its length and by how deep in it the fact "
+        f"is first told. A length is usable where every depth reaches {report['usable_accuracy']:.0%}."
+    )
+    return section("Long context", text, heat_section(report))
 
 
 def _trajectories(facts: RunFacts) -> str:

@@ -27,6 +27,7 @@ def report_json(facts: RunFacts) -> dict[str, Any]:
         "orchestration_s": idle.seconds if idle else None,
         "orchestration_share": idle.share if idle else None,
         "orchestration_rounds": idle.num_rounds if idle else 0,
+        "context": [dict(report) for report in facts.contexts],
         "rounds": {phase.name: [dict(row) for row in phase.rounds] for phase in facts.phases},
     }
 

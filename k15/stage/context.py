@@ -14,6 +14,7 @@ from k15.store.artifact import Artifact, Attempt, Store
 from k15.store.job import Job
 from k15.store.lease import Lease
 from k15.store.mirror import RunMirror
+from k15.store.steps import Steps
 
 STOP_GRACE_S = 15.0  # from SIGTERM until a stage that did not end by itself is ended
 STOPPED = 1  # exit code
@@ -41,6 +42,12 @@ class MetricLog:
         plain = {name: float(value) for name, value in values.items()}
         self.rows.append({"step": step, **plain})
         self._mirror.log(step, plain)
+
+    def restore(self, data: bytes) -> None:
+        """Take the rows that an earlier process of this stage had encoded, as if logged here."""
+        for line in data.splitlines():
+            row = {name: float("nan") if value is None else value for name, value in json.loads(line).items()}
+            self.log(int(row.pop("step")), **row)
 
     def encode(self) -> bytes:
         """JSON lines; a value that is not finite becomes null."""
@@ -87,15 +94,24 @@ class StageContext:
     summary: dict[str, float] = field(default_factory=dict)
     _last_progress: float = 0.0
 
+    @property
+    def steps(self) -> Steps:
+        """This stage's step checkpoints; they are removed when it is done."""
+        return Steps(self.store, self.job.key)
+
     def progress(self, done: int, total: int, what: str) -> None:
-        """Print `progress done=… total=… what=…`, at most once a second. StageStopped after SIGTERM."""
+        """`show`, and StageStopped after SIGTERM."""
+        self.show(done, total, what)
+        if self.stop.is_set() and done < total:
+            raise StageStopped
+
+    def show(self, done: int, total: int, what: str) -> None:
+        """Print `progress done=… total=… what=…`, at most once a second."""
         now = time.monotonic()
         if done >= total or now - self._last_progress >= PROGRESS_EVERY_S:
             self._last_progress = now
             sys.stdout.write(f"progress done={done} total={total} what={what}\n")
             sys.stdout.flush()
-        if self.stop.is_set() and done < total:
-            raise StageStopped
 
     def stopping(self) -> bool:
         """Whether SIGTERM came: end the round at hand if that is quick, then raise StageStopped."""

@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -30,7 +30,8 @@ from k15.store.job import Job
 from k15.store.lease import Held, Lease, acquire, is_dead, this_process
 from k15.store.manifest import Manifest, Provenance
 from k15.store.mirror import RunMirror
-from k15.store.objects import StoreUnreachable
+from k15.store.objects import StoreError, StoreUnreachable
+from k15.store.steps import Steps
 
 DONE, FAULT, BAD_INPUT = 0, 1, 2
 LEASE_POLL_S = 1.0
@@ -40,13 +41,25 @@ R = TypeVar("R", bound=StageRecipe)
 log = logging.getLogger("k15.stage")
 
 
-def run_stage(recipe_type: type[R], body: Callable[[StageContext, R], None]) -> NoReturn:
-    """Run `body` for the job on the command line, once per stage key, and exit with the stage's code."""
+def run_stage(
+    recipe_type: type[R],
+    body: Callable[[StageContext, R], None],
+    *,
+    follow: Callable[[Mapping[str, str]], None] | None = None,
+) -> NoReturn:
+    """Run `body` for the job on the command line, once per stage key, and exit with the stage's code.
+
+    Where torchrun or Kubernetes started several ranks of a stage (RANK), the first runs it and the others
+    `follow`.
+    """
     parser = argparse.ArgumentParser(description=f"Run one {recipe_type.kind} stage.")
     parser.add_argument("--job", required=True, help="s3:// address or path of a resolved job")
     parser.add_argument("--debug", action="store_true", help="show stack traces of bad input, and debug logs")
     arguments = parser.parse_args()
     _configure_logging(arguments.debug)
+    if follow is not None and int(os.environ.get("RANK", "0")):
+        follow(os.environ)
+        sys.exit(DONE)
     stop = StopSignal()
     if os.environ.get("K15_WATCH_STDIN") == "1":
         watch_stdin(lambda: end_with_children(FAULT))
@@ -110,7 +123,16 @@ def _attempt(
             mirror.finish(None, "KILLED", deadline_s=STOPPED_MIRROR_S)
         else:
             mirror.finish(None, "FAILED")
+    _sweep(Steps(store, job.key))
     _say(job, "done", seconds=(datetime.now(UTC) - started).total_seconds())
+
+
+def _sweep(steps: Steps) -> None:
+    """Remove the checkpoints of a stage that is done. That it is stays so where the store refuses."""
+    try:
+        steps.clear()
+    except StoreError as error:
+        log.warning("steps=left reason=%r remedy='k15 gc'", str(error))
 
 
 def _guarded(work: Callable[[], None], *, debug: bool) -> int:

@@ -4,6 +4,7 @@ Layout, under the bucket's prefix:
     attempts/<key>/<uuid>/<path>     bytes of an attempt; the manifest names the one that counts
     stages/<key>/manifest.json       conditional put; its existence is "done"
     rounds/<key>/<number>.json       conditional put; a round of a stage, with its own attempt
+    steps/<key>/<number>.json        conditional put; a step checkpoint of a stage at work (k15.store.steps)
     leases/<key>.json                who may commit, with a fencing epoch
     jobs/<key>/<uuid>.json           resolved jobs
     raw/<sha256>                     user files, by content; a folder's at raw/<digest>/<path>
@@ -13,7 +14,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 from uuid import uuid4
 
 from k15.store import raw
@@ -32,6 +33,8 @@ from k15.store.manifest import (
 from k15.store.objects import Objects, StoreError
 
 __all__ = ["Artifact", "Attempt", "CorruptArtifact", "Store", "manifest_path"]
+
+M = TypeVar("M", bound=RoundManifest)
 
 
 class Fence(Protocol):
@@ -168,10 +171,16 @@ class Store:
 
     def commit_round(self, key: str, number: int, attempt: Attempt, state: dict[str, Any]) -> bool:
         """Commit round `number` (0, 1, …, each once, in order); False where another writer has it."""
-        fence = self.fences.get(key)
         if number and not self.objects.exists(round_path(key, number - 1)):
             raise ValueError(f"{self.uri(key)}: round {number - 1} is not committed, so {number} cannot be")
-        record = RoundManifest(
+        record = self.numbered(RoundManifest, key, number, attempt, state)
+        return self.objects.put_if_absent(round_path(key, number), record.encode())
+
+    def numbered(self, kind: type[M], key: str, number: int, attempt: Attempt, state: dict[str, Any]) -> M:
+        """The record of a round or a step checkpoint, to be put; LeaseLost where the key's lease is lost."""
+        self._check_fence(key)
+        fence = self.fences.get(key)
+        return kind(
             key=key,
             number=number,
             attempt=attempt.id,
@@ -181,8 +190,6 @@ class Store:
             epoch=fence.epoch if fence else 0,
             committed=datetime.now(UTC).isoformat(),
         )
-        self._check_fence(key)
-        return self.objects.put_if_absent(round_path(key, number), record.encode())
 
     def rounds(self, key: str) -> list[RoundManifest]:
         """Every committed round of a stage, in order."""

@@ -103,6 +103,12 @@ class Artifact:
         """A Parquet file."""
         return decode_table(self.read_bytes(path))
 
+    def copy_file(self, path: str, local: Path) -> None:
+        """Copy one file to `local`, in pieces; with path "", the only one."""
+        with local.open("wb") as sink:
+            for piece in self._verified(self._entry(path)):
+                sink.write(piece)
+
     def download(self, directory: Path, prefix: str = "") -> Path:
         """Copy the files (under `prefix`) to `directory`/<their path>, in pieces; returns `directory`."""
         below = prefix.strip("/") + "/" if prefix else ""

@@ -1,11 +1,13 @@
 """The sweep: orphaned attempts, uploads and finished stages' rounds always, stages only where asked to.
 
-Safe beside running stages: an attempt is garbage only where no manifest and no round names it, no live lease
-covers its key, and it is older than the grace. What a stage at work reads is kept, and all upstream of it.
+Safe beside running stages: an attempt is garbage only where no manifest, round or step checkpoint names it,
+no live lease covers its key, and it is older than the grace. What a stage at work reads is kept, and all
+upstream of it. Step checkpoints of stages that are done are garbage; where asked which stages to keep, also
+those that no stage at work and no run still going will go on from.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from k15.store.artifact import Store, manifest_path
@@ -14,9 +16,11 @@ from k15.store.lease import read_lease
 from k15.store.manifest import InputRef, Manifest
 from k15.store.objects import ObjectInfo
 from k15.store.runs import RunState, run_records
+from k15.store.steps import decode_step
 
 GRACE_S = 3600.0
-FOLDERS = ("attempts/", "jobs/", "rounds/", "raw/", "leases/")
+FOLDERS = ("attempts/", "jobs/", "rounds/", "steps/", "raw/", "leases/")
+RESUMED = ("rounds/", "steps/")  # where a stage that is not done leaves what it goes on from
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Garbage:
     dry_run: bool
     stages: list[str] = field(default_factory=list)  # keys
     attempts: list[str] = field(default_factory=list)  # <key>/<uuid>
-    others: list[str] = field(default_factory=list)  # paths of jobs, rounds, raw files, leases
+    others: list[str] = field(default_factory=list)  # paths of jobs, rounds, steps, raw files, leases
     num_objects: int = 0
     num_bytes: int = 0
     num_uploads: int = 0  # unfinished multipart uploads
@@ -39,10 +43,16 @@ class _Survey:
     listed: dict[str, list[ObjectInfo]]  # by folder
     live: frozenset[str]  # keys under a live lease
     manifests: dict[str, Manifest]
+    going: frozenset[str]  # keys of the runs still going
     young: datetime  # objects after this moment are never garbage
 
     def old(self, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
         return [info for info in infos if info.modified < self.young]
+
+    def unfinished(self) -> frozenset[str]:
+        """Keys of stages that are not done and have something to go on from."""
+        begun = {_key_of(info.path) for folder in RESUMED for info in self.listed[folder]}
+        return frozenset(begun - self.manifests.keys())
 
 
 def gc(
@@ -51,11 +61,14 @@ def gc(
     """Remove what nothing needs. With `keep` (URIs, keys or nodes) also finished stages that none of these,
     no run still going and no stage at work was made from."""
     survey = _survey(store, grace_s)
+    steps = _steps(survey, swept_all=keep is not None)
+    left = [info for info in survey.listed["steps/"] if info not in steps]
+    survey = replace(survey, listed={**survey.listed, "steps/": left})
     kept = _kept(store, survey, keep)
     garbage = Garbage(dry_run, stages=sorted(survey.manifests.keys() - kept.keys()))
     rounds = _finished_rounds(survey)
     doomed = _attempts(store, survey, kept, rounds, garbage)
-    others = _others(survey, kept, swept_all=keep is not None)
+    others = [*steps, *_others(survey, kept, swept_all=keep is not None)]
     garbage.others = [info.path for info in [*rounds, *others]]
     garbage.num_objects = len(garbage.stages) + len(doomed) + len(garbage.others)
     garbage.num_bytes = sum(info.size for info in [*doomed, *rounds, *others])
@@ -64,7 +77,7 @@ def gc(
     garbage.num_uploads = len(stale)
     if not dry_run:
         # First what names the rest; of rounds the newest first, so that those left are a beginning.
-        store.objects.delete([manifest_path(key) for key in garbage.stages])
+        store.objects.delete([*(manifest_path(key) for key in garbage.stages), *(i.path for i in steps)])
         store.objects.delete([info.path for info in reversed(rounds)])
         store.objects.delete([info.path for info in [*doomed, *others]])
         for path in stale:
@@ -78,7 +91,11 @@ def _survey(store: Store, grace_s: float) -> _Survey:
     leases = {info.path: info.path.split("/")[1].removesuffix(".json") for info in listed["leases/"]}
     live = frozenset(key for key in leases.values() if _is_live(store, key))
     manifests = {manifest.key: manifest for manifest in store.manifests()}
-    return _Survey(listed, live, manifests, datetime.now(UTC) - timedelta(seconds=grace_s))
+    going = {
+        node.key for run in run_records(store) if run.state is RunState.RUNNING for node in run.nodes.values()
+    }
+    young = datetime.now(UTC) - timedelta(seconds=grace_s)
+    return _Survey(listed, live, manifests, frozenset(going), young)
 
 
 def _is_live(store: Store, key: str) -> bool:
@@ -89,10 +106,7 @@ def _is_live(store: Store, key: str) -> bool:
 def _kept(store: Store, survey: _Survey, keep: Sequence[str] | None) -> dict[str, Manifest]:
     if keep is None:
         return survey.manifests
-    roots = [store.find(text).key for text in keep]
-    for record in run_records(store):
-        if record.state is RunState.RUNNING:
-            roots += [node.key for node in record.nodes.values()]
+    roots = [store.find(text).key for text in keep] + list(survey.going)
     for key, ref in _job_inputs(store, survey):
         roots += [key, ref.key]
     roots += [m.key for m in survey.manifests.values() if _is_young(m, survey.young)]
@@ -106,8 +120,8 @@ def _kept(store: Store, survey: _Survey, keep: Sequence[str] | None) -> dict[str
 
 
 def _job_inputs(store: Store, survey: _Survey) -> list[tuple[str, InputRef]]:
-    """What stages at work, or with rounds to go on from, read: (their key, input)."""
-    wanted = survey.live | {_key_of(info.path) for info in survey.listed["rounds/"]} - survey.manifests.keys()
+    """What stages at work, or with something to go on from, read: (their key, input)."""
+    wanted = survey.live | survey.unfinished()
     found = []
     for info in survey.listed["jobs/"]:
         if _key_of(info.path) in wanted:
@@ -132,6 +146,9 @@ def _attempts(
     rounds = {_key_of(info.path) for info in survey.listed["rounds/"]}
     for key in rounds - {_key_of(info.path) for info in swept}:
         named |= {(record.key, record.attempt) for record in store.rounds(key)}
+    steps = store.objects.get_many([info.path for info in survey.listed["steps/"]])
+    records = [decode_step(data, path, store.objects) for path, data in steps.items()]
+    named |= {(record.key, record.attempt) for record in records}
     doomed = []
     for info in survey.old(survey.listed["attempts/"]):
         key, attempt = info.path.split("/")[1:3]
@@ -141,10 +158,16 @@ def _attempts(
     return doomed
 
 
+def _steps(survey: _Survey, *, swept_all: bool) -> list[ObjectInfo]:
+    """Checkpoints of stages that are done; and where stages are swept too, those nobody will go on from."""
+    waited_for = survey.live if swept_all else survey.live | survey.unfinished()
+    waited_for |= survey.going - survey.manifests.keys()
+    return [info for info in survey.old(survey.listed["steps/"]) if _key_of(info.path) not in waited_for]
+
+
 def _others(survey: _Survey, kept: dict[str, Manifest], *, swept_all: bool) -> list[ObjectInfo]:
     """Jobs of stages that are done; and where stages are swept too, their raw files and leases."""
-    unfinished = {_key_of(info.path) for info in survey.listed["rounds/"]} - survey.manifests.keys()
-    busy = survey.live | unfinished
+    busy = survey.live | survey.unfinished()
     doomed = [info for info in survey.old(survey.listed["jobs/"]) if _key_of(info.path) not in busy]
     if not swept_all:
         return doomed

@@ -39,11 +39,13 @@ class PlanRow:
     changed: tuple[Change, ...]
 
 
-def load_pipeline(path: Path, overrides: Sequence[str] = (), root: Path | None = None) -> Pipeline:
+def load_pipeline(
+    path: Path, overrides: Sequence[str] = (), root: Path | None = None, *, with_files: bool = True
+) -> Pipeline:
     """A pipeline file with `--set` overrides, every node's kind, recipe, roles and files checked.
 
-    Files are relative to `root` (the work directory) / files_root. ValueError lists each
-    wrong field as nodes.<x>.…
+    Files are relative to `root` (the work directory) / files_root; they may be absent without `with_files`.
+    ValueError lists each wrong field as nodes.<x>.…
     """
     values = load_toml(path)
     for text in overrides:
@@ -51,7 +53,11 @@ def load_pipeline(path: Path, overrides: Sequence[str] = (), root: Path | None =
     pipeline = Pipeline.parse(values, where=str(path))
     pipeline.order()
     folder = (root or Path.cwd()) / pipeline.files_root
-    problems = [problem for name, node in pipeline.nodes.items() for problem in _problems(name, node, folder)]
+    problems = [
+        problem
+        for name, node in pipeline.nodes.items()
+        for problem in _problems(name, node, folder if with_files else None)
+    ]
     if problems:
         raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
     return pipeline
@@ -172,18 +178,19 @@ def why(store: Store, pipeline: Pipeline, node: str, root: Path | None = None) -
     return Explanation(row, newest.key if newest else "", tuple(reasons))
 
 
-def _problems(name: str, node: Node, root: Path) -> list[str]:
+def _problems(name: str, node: Node, root: Path | None) -> list[str]:
     where = f"nodes.{name}"
     recipe_type = KINDS.get(node.kind)
     if recipe_type is None:
         return [f"{where}.kind: unknown kind {node.kind!r}; one of {sorted(KINDS)}"]
     problems = []
+    roles = [*node.inputs, *node.files]
     try:
-        recipe_type.parse(node.recipe, where=f"{where}.recipe")
+        recipe = recipe_type.parse(node.recipe, where=f"{where}.recipe")
+        problems += [f"{where}.{problem}" for problem in recipe.role_problems(roles)]
     except ValueError as error:
         lines = str(error).split("\n")
         problems += [line.replace(f"{where}.recipe: ", f"{where}.recipe.", 1) for line in lines]
-    roles = [*node.inputs, *node.files]
     allowed = [*recipe_type.roles, *recipe_type.optional_roles]
     for role in recipe_type.roles:
         if role not in roles:
@@ -194,7 +201,7 @@ def _problems(name: str, node: Node, root: Path) -> list[str]:
     for role, file in node.files.items():
         if role in node.inputs:
             problems.append(f"{where}.files.{role}: also in inputs; give the role one source")
-        if not (root / file).exists():
+        if root is not None and not (root / file).exists():
             problems.append(
                 f"{where}.files.{role}: no such file: {root / file}; correct it, or set files_root"
             )

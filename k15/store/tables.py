@@ -2,14 +2,17 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
 from k15.records import Part, Prompt
+
+SCAN_ROWS = 1024  # decoded at a time
 
 PROMPTS = pyarrow.schema(
     [
@@ -53,6 +56,19 @@ def encode_table(table: pyarrow.Table) -> bytes:
 def decode_table(data: bytes) -> pyarrow.Table:
     """A table from Parquet bytes."""
     return pyarrow.parquet.read_table(pyarrow.BufferReader(data), use_threads=False)
+
+
+def scan(path: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The columns of a local Parquet file, and its rows in order, decoded a few at a time.
+
+    ValueError names `where` and what is no Parquet file.
+    """
+    try:
+        file = pyarrow.parquet.ParquetFile(path, memory_map=True, pre_buffer=False)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{where}: not a Parquet file ({error})") from None
+    batches = file.iter_batches(batch_size=SCAN_ROWS, use_threads=False)
+    return list(file.schema_arrow.names), (row for batch in batches for row in batch.to_pylist())
 
 
 def table_of(rows: Sequence[Any], schema: pyarrow.Schema) -> pyarrow.Table:

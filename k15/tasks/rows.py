@@ -1,6 +1,6 @@
 """Texts and demonstrations as rows to train on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from k15.records import Sequence as Row
@@ -25,35 +25,24 @@ def everything_in_loss(token_ids: Sequence[int]) -> Row:
     return Row(tuple(token_ids), (False,) + (True,) * (len(token_ids) - 1))
 
 
-def refuse_longer(rows: Sequence[Row], max_tokens: int, *, where: str) -> None:
+def split(row: Row, max_tokens: int) -> Iterator[Row]:
+    """A longer row as rows of at most `max_tokens`, each begun with the last token of the one before.
+
+    So every token but the first is predicted once.
+    """
+    if len(row.token_ids) <= max_tokens:
+        yield row
+        return
+    for start in range(0, len(row.token_ids) - 1, max_tokens - 1):
+        in_loss = row.in_loss[start : start + max_tokens]
+        yield Row(row.token_ids[start : start + max_tokens], (False, *in_loss[1:]))
+
+
+def refuse_longer(lengths: Sequence[int], max_tokens: int, *, where: str) -> None:
     """ValueError says how many rows of `where` have more than `max_tokens` tokens, and what would fit."""
-    lengths = [len(row.token_ids) for row in rows]
     longer = [length for length in lengths if length > max_tokens]
     if longer:
         raise ValueError(
             f"{where}: {len(longer)} of {len(lengths)} rows have more than max_tokens={max_tokens} tokens "
             f"(the longest {max(longer)}); raise max_tokens or leave them out of the data"
         )
-
-
-def full_rows(documents: Iterable[Row], length: int) -> Iterator[Row]:
-    """Documents one after another, cut into rows of exactly `length` tokens with attention across them."""
-    held: list[int] = []
-    for document in documents:
-        held += document.token_ids
-        while len(held) >= length:
-            yield everything_in_loss(held[:length])
-            held = held[length:]
-
-
-def short_rows(documents: Iterable[Row], num_tokens: int) -> Iterator[list[Row]]:
-    """Lists of whole documents: the next ones that have `num_tokens` tokens together, one at least."""
-    held: list[Row] = []
-    total = 0
-    for document in documents:
-        size = len(document.token_ids)
-        if held and total + size > num_tokens:
-            yield held
-            held, total = [], 0
-        held.append(document)
-        total += size

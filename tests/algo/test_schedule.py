@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from k15.algo.schedule import DECAYS, learning_rate
+from k15.algo.schedule import DECAYS, course, in_turn, learning_rate
 
 RATE = partial(learning_rate, steps=100, peak=1.0, final=0.1, warmup_steps=10)
 
@@ -35,3 +35,14 @@ def test_a_warmup_longer_than_the_run_is_fine() -> None:
 def test_unknown_decay_is_refused() -> None:
     with pytest.raises(ValueError, match="schedule 'step': use one of constant, cosine, linear"):
         RATE(50, decay="step")
+
+
+def test_parts_follow_each_other_each_with_its_own_course() -> None:
+    first = course(4, peak=2e-5, final=2e-6, warmup_steps=0, decay="linear")
+    second = course(3, peak=1e-5, final=1e-6, warmup_steps=1, decay="cosine")
+    rate = in_turn([first, second])
+    assert [rate(step) for step in range(4)] == [first[1](step) for step in range(4)]
+    assert [rate(step) for step in range(4, 7)] == [second[1](step) for step in range(3)]
+    assert (rate(3), rate(4), rate(6)) == pytest.approx((2e-6, 1e-5, 1e-6))
+    with pytest.raises(ValueError, match="step 7 is past"):
+        rate(7)

@@ -46,7 +46,9 @@ def test_log_probs_are_near_hugging_faces_in_bf16(directory: Path) -> None:
         Sequence(tuple((11 * n + 7 * t) % 512 for t in range(length)), (False,) + (True,) * (length - 1))
         for n, length in enumerate((40, 9, 100))
     ]
-    got = MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=1024).logprobs(rows)
+    got = MegatronTrainer(
+        directory, threads=1, max_tokens_per_microbatch=1024, precision="bfloat16"
+    ).logprobs(rows)
     for row, values in zip(rows, got, strict=True):
         tokens = torch.tensor(row.token_ids)[None]
         with torch.no_grad():
@@ -60,7 +62,9 @@ def test_loading_and_saving_keeps_every_bf16_weight(directory: Path, tmp_path: P
 
     from k15.engines.megatron.trainer import MegatronTrainer
 
-    MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=1024).save(tmp_path / "out")
+    MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=1024, precision="bfloat16").save(
+        tmp_path / "out"
+    )
     before, after = (load_file(path / "model.safetensors") for path in (directory, tmp_path / "out"))
     assert set(before) == set(after)
     assert all(torch.equal(before[name].bfloat16(), after[name]) for name in before)
@@ -72,7 +76,7 @@ def test_supervised_steps_and_a_policy_update_train(directory: Path) -> None:
     from k15.recipes.supervised import Optimizer
     from k15.records import Group, Sequence
 
-    trainer = MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=512)
+    trainer = MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=512, precision="bfloat16")
     rows = [
         Sequence(tuple((5 * n + t) % 512 for t in range(20 + n)), (False,) * 5 + (True,) * (15 + n))
         for n in range(32)

@@ -1,10 +1,13 @@
 """Tables: records in, the same records out; a wrong table is named."""
 
+from pathlib import Path
+
 import pyarrow
 import pytest
 
 from k15.records import Part, Prompt
 from k15.store.tables import (
+    SCAN_ROWS,
     Demonstration,
     decode_table,
     demonstrations_from_table,
@@ -12,6 +15,7 @@ from k15.store.tables import (
     encode_table,
     prompts_from_table,
     prompts_to_table,
+    scan,
     text_from_table,
     text_to_table,
 )
@@ -58,3 +62,18 @@ def test_equal_tables_have_equal_bytes() -> None:
 def test_a_wrong_table_is_named(table: pyarrow.Table, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_from_table(table, "data:train")
+
+
+def test_a_file_is_scanned_row_by_row(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(3 * SCAN_ROWS + 5)]
+    path = tmp_path / "table"
+    path.write_bytes(encode_table(text_to_table(texts)))
+    columns, rows = scan(path, "here")
+    assert columns == ["text"]
+    assert [row["text"] for row in rows] == texts
+
+
+def test_what_is_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(b"not a table")
+    with pytest.raises(ValueError, match="here: not a Parquet file"):
+        scan(tmp_path / "table", "here")

@@ -1,12 +1,13 @@
 """Text to tokens and back."""
 
+import json
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from k15.tasks.format import end_token_id, prompt_token_ids, response_text, response_token_ids
-from k15.tasks.tokenizer import train_tokenizer
+from k15.tasks.tokenizer import load_tokenizer, train_tokenizer
 
 pytestmark = pytest.mark.engine
 TEXTS = ["State the sum: 12 + 7 =\n", "12 + 7 = 19\nWait. Let me look again. Yes.\n#### 19"] * 50
@@ -56,3 +57,20 @@ def test_a_chat_template_is_used_where_there_is_one() -> None:
 def test_too_small_a_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="vocab_size is 100"):
         train_tokenizer(TEXTS, 100)
+
+
+def test_of_words_no_token_spans_two() -> None:
+    words = train_tokenizer(["red-cat 17 the sun ? red-cat 17"] * 50, 320, "words")
+    text = " the sun red-cat 17 ? red-cat 17"
+    ids = words.encode(text, add_special_tokens=False)
+    assert [words.decode([token]) for token in ids] == [f" {word}" for word in text.split()]
+    assert words.decode(words.encode(STRANGE, add_special_tokens=False)) == STRANGE
+
+
+def test_a_tokenizer_of_no_family_stays_what_it_is_under_a_model_of_one(tmp_path: Path) -> None:
+    trained = train_tokenizer(["one two three"] * 10, 300, "words")
+    trained.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": len(trained)}))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.get_vocab() == trained.get_vocab()
+    assert loaded.encode(" two three?") == trained.encode(" two three?")

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn import functional
 
+from k15.algo.flops import Shape
 from k15.engines.megatron.checkpoint import read_config
+from k15.engines.megatron.fields import refuse_unmapped
+from k15.recipes.pipeline import Layout
 
+Precision = Literal["float32", "bfloat16"]
 FAMILIES = ("llama", "qwen2", "qwen3")
 
 
@@ -36,6 +40,19 @@ class Architecture:
         """(query groups, queries in a group, head dimension)."""
         return self.num_groups, self.num_heads // self.num_groups, self.head_dim
 
+    @property
+    def shape(self) -> Shape:
+        """What decides how much there is to multiply."""
+        return Shape(
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            num_groups=self.num_groups,
+            head_dim=self.head_dim,
+            vocab_size=self.vocab_size,
+        )
+
 
 def read(
     directory: Path, *, rope_base: float | None = None, max_positions: int | None = None
@@ -44,16 +61,57 @@ def read(
     path = directory / "config.json"
     config = _updated(read_config(directory), rope_base, max_positions)
     _refuse_unsupported(path, config)
+    refuse_unmapped(path, config)
     try:
         return _parse(config)
     except KeyError as error:
         raise ValueError(f"{path}: field {error} is missing") from None
 
 
-def transformer_config(arch: Architecture, *, cuda: bool) -> TransformerConfig:
-    """Megatron's configuration: fp32 without fusions on CPU, bf16 with TransformerEngine on CUDA."""
-    dtype = torch.bfloat16 if cuda else torch.float32
+def refuse_undivided(arch: Architecture, layout: Layout) -> None:
+    """ValueError names what of the model `layout` cannot share out evenly."""
+    uneven = [
+        f"{size} {noun} by {name}={parts}"
+        for noun, size, name, parts in (
+            ("query heads", arch.num_heads, "tensor", layout.tensor),
+            ("query groups (key-value heads)", arch.num_groups, "tensor", layout.tensor),
+            ("columns of the MLP", arch.intermediate_size, "tensor", layout.tensor),
+            ("tokens of the vocabulary", arch.vocab_size, "tensor", layout.tensor),
+            ("layers", arch.num_layers, "pipeline", layout.pipeline),
+        )
+        if size % parts
+    ]
+    if uneven:
+        raise ValueError(f"the layout does not divide the model: {'; '.join(uneven)}; choose divisors")
+
+
+def dtype(precision: Precision, *, cuda: bool) -> torch.dtype:
+    """The type of the weights; ValueError where this machine has no layers for it."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
+    if cuda and precision != "bfloat16":
+        raise ValueError(f'precision="{precision}": on CUDA the layers train in bf16; set "bfloat16"')
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def transformer_config(
+    arch: Architecture, layout: Layout, *, cuda: bool, precision: torch.dtype, recompute: bool
+) -> TransformerConfig:
+    """Megatron's configuration: without fusions on CPU, with TransformerEngine on CUDA.
+
+    With `recompute` a layer's input alone is kept for the backward pass.
+    """
     return TransformerConfig(
+        recompute_granularity="full" if recompute else None,
+        recompute_method="uniform" if recompute else None,
+        recompute_num_layers=1 if recompute else None,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        context_parallel_size=layout.context,
+        sequence_parallel=layout.sequence and layout.tensor > 1,
+        variable_seq_lengths=layout.pipeline > 1,  # microbatches differ in their number of tokens
+        moe_token_dispatcher_type="alltoall",  # without experts too, only this one goes with the line above
+        calculate_per_token_loss=True,  # gradients of replicas add up; the loss is divided where it is made
         num_layers=arch.num_layers,
         hidden_size=arch.hidden_size,
         num_attention_heads=arch.num_heads,
@@ -69,12 +127,12 @@ def transformer_config(arch: Architecture, *, cuda: bool) -> TransformerConfig:
         qk_layernorm=arch.family == "qwen3",
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        autocast_dtype=dtype,
-        bf16=cuda,
+        params_dtype=precision,
+        pipeline_dtype=precision,
+        autocast_dtype=precision,
+        bf16=precision == torch.bfloat16,
         use_cpu_initialization=not cuda,
-        perform_initialization=True,
+        perform_initialization=False,  # every weight comes from a checkpoint
         masked_softmax_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,

@@ -27,14 +27,24 @@ class Checkpoint:
         """Every tensor's name."""
         return set(self._files)
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor; ValueError names a file that is broken."""
+    def tensor(self, name: str, *, cut: int | None = None, part: int = 0, parts: int = 1) -> Tensor:
+        """One tensor, or one of its equal `parts` along dimension `cut`, read without the others.
+
+        ValueError names a file that is broken, or a tensor that does not divide.
+        """
         path = self._files[name]
         try:
             with safe_open(path, "pt") as file:
-                return file.get_tensor(name)
+                if cut is None or parts == 1:
+                    return file.get_tensor(name)
+                whole = file.get_slice(name)
+                size, rest = divmod(whole.get_shape()[cut], parts)
+                if not rest:
+                    kept = slice(part * size, (part + 1) * size)
+                    return whole[(slice(None),) * cut + (kept,)]
         except SafetensorError as error:
             raise ValueError(f"{path}: tensor {name}: {error}") from None
+        raise ValueError(f"{path}: {name}: dimension {cut} of {whole.get_shape()} does not divide by {parts}")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -63,10 +73,12 @@ def save(
         if path.is_file() and path.name != "config.json" and not _holds_weights(path.name):
             shutil.copyfile(path, directory / path.name)
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    _save_shards(directory, tensors, shard_bytes)
+    save_shards(directory, tensors, shard_bytes)
 
 
-def _save_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> None:
+def save_shards(
+    directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES
+) -> None:
     """One model.safetensors where all fits in a shard, else model-0000x-of-0000y with an index."""
     drafts: list[list[str]] = []
     total = 0
@@ -113,8 +125,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
 def _locate(directory: Path) -> dict[str, Path]:
     index = directory / INDEX
     if index.is_file():
-        weight_map = json.loads(index.read_text())["weight_map"]
-        return {name: directory / file for name, file in weight_map.items()}
+        return _locate_shards(directory, index)
     single = directory / "model.safetensors"
     if not single.is_file():
         raise ValueError(
@@ -125,6 +136,25 @@ def _locate(directory: Path) -> dict[str, Path]:
             return dict.fromkeys(file.keys(), single)
     except SafetensorError as error:
         raise ValueError(f"{single}: {error}") from None
+
+
+def _locate_shards(directory: Path, index: Path) -> dict[str, Path]:
+    """Where the index says each tensor is; ValueError names a shard that is missing, cut off or another's."""
+    try:
+        files = {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index}: not an index of shards: {type(error).__name__} {error}") from None
+    for shard in sorted(set(files.values())):
+        if not shard.is_file():
+            raise ValueError(f"{shard}: no such file, but {INDEX} names it; fetch the model again")
+        try:
+            with safe_open(shard, "pt") as file:
+                lacks = {name for name, path in files.items() if path == shard} - set(file.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{shard}: {error}; fetch the model again") from None
+        if lacks:
+            raise ValueError(f"{shard}: lacks {min(lacks)}, which {INDEX} says it has; fetch the model again")
+    return files
 
 
 def _holds_weights(name: str) -> bool:

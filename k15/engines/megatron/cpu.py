@@ -1,6 +1,7 @@
 """Let megatron-core run without CUDA, which it hard-codes in factories, random states and optimizers."""
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from megatron.core.tensor_parallel import random as megatron_random
 from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 2**31 - 1  # the most mallopt takes
 
 
 class _CudaLiteralToCpu(TorchFunctionMode):
@@ -59,6 +62,7 @@ def install() -> None:
     global _mode  # what it holds is the process's
     if torch.cuda.is_available() or _mode is not None:
         return
+    torch.cpu._init_amx()  # a process without leave to use the tile unit dies at its first small bf16 product
     _mode = _CudaLiteralToCpu()
     patches: dict[str, Callable[..., Any]] = {
         "current_device": lambda: CPU,  # megatron only ever passes it on as device=
@@ -73,3 +77,16 @@ def install() -> None:
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     _mode.__enter__()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors free for the next ones; no-op where it is not glibc, or with CUDA.
+
+    Otherwise the kernel hands out large activations anew each time, page by page, zeroed: a tenth of a step.
+    """
+    if torch.cuda.is_available():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

@@ -2,7 +2,8 @@
 
 Loading joins the HF tensors of a row into the Megatron parameter; export and live transfer split it again,
 to the bit. A parameter may be named by the local spec or by TransformerEngine's, which fuses norms into the
-linear layer after them.
+linear layer after them. Tensor parallelism cuts every HF tensor of a row alike, into equal parts along one
+dimension; a rank's parameter is its parts joined.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,16 +15,21 @@ from torch import Tensor
 Heads = tuple[int, int, int]  # query groups, queries in a group, head dimension
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
+OUTPUT_LAYER = "output_layer.weight"
 NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One Megatron parameter: its possible names, the HF tensors it is made of, and how they lie in it."""
+    """One Megatron parameter: its possible names, the HF tensors it is made of, and how they lie in it.
+
+    `cut` is the dimension of each HF tensor that tensor-parallel ranks share; None where all hold it whole.
+    """
 
     megatron: tuple[str, ...]
     hugging_face: tuple[str, ...]
     layout: str = "whole"
+    cut: int | None = None
 
     def of_layer(self, number: int) -> "Row":
         """The same row with the layer's prefixes."""
@@ -31,29 +37,30 @@ class Row:
             tuple(f"decoder.layers.{number}.{name}" for name in self.megatron),
             tuple(f"model.layers.{number}.{name}" for name in self.hugging_face),
             self.layout,
+            self.cut,
         )
 
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-FIRST = (Row(("embedding.word_embeddings.weight",), (EMBEDDING,)),)
+FIRST = (Row(("embedding.word_embeddings.weight",), (EMBEDDING,), cut=0),)
 LAYER = (
     Row(
         ("input_layernorm.weight", "self_attention.linear_qkv.layer_norm_weight"), ("input_layernorm.weight",)
     ),
-    Row(("self_attention.linear_qkv.weight",), tuple(f"{name}.weight" for name in _ATTENTION), "qkv"),
-    Row(("self_attention.linear_qkv.bias",), tuple(f"{name}.bias" for name in _ATTENTION), "qkv"),
+    Row(("self_attention.linear_qkv.weight",), tuple(f"{name}.weight" for name in _ATTENTION), "qkv", 0),
+    Row(("self_attention.linear_qkv.bias",), tuple(f"{name}.bias" for name in _ATTENTION), "qkv", 0),
     Row(("self_attention.q_layernorm.weight",), ("self_attn.q_norm.weight",)),
     Row(("self_attention.k_layernorm.weight",), ("self_attn.k_norm.weight",)),
-    Row(("self_attention.linear_proj.weight",), ("self_attn.o_proj.weight",)),
+    Row(("self_attention.linear_proj.weight",), ("self_attn.o_proj.weight",), cut=1),
     Row(
         ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight"), ("post_attention_layernorm.weight",)
     ),
-    Row(("mlp.linear_fc1.weight",), ("mlp.gate_proj.weight", "mlp.up_proj.weight"), "gate_up"),
-    Row(("mlp.linear_fc2.weight",), ("mlp.down_proj.weight",)),
+    Row(("mlp.linear_fc1.weight",), ("mlp.gate_proj.weight", "mlp.up_proj.weight"), "gate_up", 0),
+    Row(("mlp.linear_fc2.weight",), ("mlp.down_proj.weight",), cut=1),
 )
 LAST = (
     Row(("decoder.final_layernorm.weight",), ("model.norm.weight",)),
-    Row(("output_layer.weight",), (OUTPUT,)),
+    Row((OUTPUT_LAYER,), (OUTPUT,), cut=0),
 )
 
 

@@ -1,96 +1,204 @@
-"""A Megatron model out of a Hugging Face directory, and back."""
+"""A Megatron model out of a Hugging Face directory, and back.
+
+Each rank holds its stage's layers and its part of every matrix. Rank 0 alone writes and publishes: it takes
+the others' parts one row of the weight table at a time.
+"""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from megatron.core.models.gpt import GPTModel
+import torch.distributed as dist
+from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
-from k15.engines.megatron import architecture, checkpoint, mapping
+from k15.engines.megatron import architecture, checkpoint, held, mapping, parallel
 from k15.engines.megatron.architecture import Architecture
-from k15.engines.megatron.batch import Packed
+from k15.engines.megatron.loss_model import LossModel
 from k15.engines.megatron.spec import RowRotary, layer_spec
+from k15.recipes.pipeline import Layout
 
 IGNORED = "rotary_emb.inv_freq"  # old checkpoints store this constant
 
 
-class LossModel(GPTModel):  # type: ignore[misc]
-    """A GPTModel that, given a loss mask, works out logits of the tokens in the loss alone."""
-
-    def _postprocess(
-        self, *, hidden_states: Tensor, labels: Tensor | None, loss_mask: Tensor | None, **rest: Any
-    ) -> Tensor:
-        """States [t, 1, h], labels and mask [1, t] -> losses [1, tokens in the loss]."""
-        if labels is not None and loss_mask is not None:
-            (kept,) = loss_mask[0].nonzero(as_tuple=True)
-            hidden_states, labels = hidden_states.index_select(0, kept), labels.index_select(1, kept)
-        return super()._postprocess(hidden_states=hidden_states, labels=labels, loss_mask=None, **rest)
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A Megatron model with what is needed to write it as Hugging Face's."""
+    """This rank's part of a Megatron model, with what is needed to write the whole as Hugging Face's."""
 
     arch: Architecture
     module: LossModel
     directory: Path  # where it came from: its tokenizer is there
+    layout: Layout
+    places: dict[str, held.Held]  # every parameter of the whole model; not a tied one's copy
+
+    @property
+    def table(self) -> list[tuple[str, mapping.Row]]:
+        """(Megatron name, row) of every parameter of the whole model, in HF order."""
+        return mapping.rows(self.places, self.arch.num_layers)
+
+    @property
+    def heads(self) -> mapping.Heads:
+        """What `mapping.join` and `split` need of one rank's part."""
+        groups, queries, dim = self.arch.heads
+        return groups // self.layout.tensor, queries, dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the whole model, a tied one counted once."""
+        return sum(prod(shape) for _, shape in self.shapes())
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """This rank's parameters by their name in the whole model."""
+        return held.parameters(self.module)
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """(HF name, shape) of the whole model's tensors in HF order."""
+        for name, row in self.table:
+            part = torch.empty(self.places[name].shape, device="meta")
+            for hf_name, tensor in zip(
+                row.hugging_face, mapping.split(row.layout, part, self.heads), strict=True
+            ):
+                shape = list(tensor.shape)
+                if row.cut is not None:
+                    shape[row.cut] *= self.layout.tensor
+                yield hf_name, tuple(shape)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(HF name, detached tensor) in HF order, one row of the table at a time."""
-        parameters = dict(self.module.named_parameters())
-        for name, row in mapping.rows(parameters, self.arch.num_layers):
-            parts = mapping.split(row.layout, parameters[name].detach(), self.arch.heads)
-            yield from zip(row.hugging_face, parts, strict=True)
+        """On rank 0 (HF name, detached tensor) of the whole model, in HF order, a row of the table at a time.
+
+        Every rank must run through it at the same time: the others send what they hold and get nothing.
+        """
+        return self.named(self.parameters())
+
+    @torch.no_grad()
+    def named(self, values: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """`values`, one shaped as each of `parameters`, as `tensors` gives those."""
+        like = next(iter(values.values()))
+        for name, row in self.table:
+            parts = self._collect(name, row, values, like)
+            if parts:
+                split = [mapping.split(row.layout, part, self.heads) for part in parts]
+                for place, hf_name in enumerate(row.hugging_face):
+                    pieces = [part[place] for part in split]
+                    yield hf_name, pieces[0] if len(pieces) == 1 else torch.cat(pieces, row.cut)
+
+    @torch.no_grad()
+    def take(self, source: checkpoint.Checkpoint, values: Mapping[str, Tensor]) -> None:
+        """Fill `values`, as `named` takes them, from HF tensors; the inverse of `named`, to the bit.
+
+        ValueError: what `source` lacks, has too much, or has in another shape.
+        """
+        present = {name for name in source.names if not name.endswith(IGNORED)}
+        if self.arch.tied and mapping.OUTPUT in present:
+            if not torch.equal(source.tensor(mapping.OUTPUT), source.tensor(mapping.EMBEDDING)):
+                raise ValueError(
+                    f"{source.directory}: config.json ties the output layer, but {mapping.OUTPUT} differs"
+                )
+            present.remove(mapping.OUTPUT)
+        expected = [name for _, row in self.table for name in row.hugging_face]
+        mapping.check_names(expected, present, where=str(source.directory))
+        part, parts = parallel.tensor_rank(), self.layout.tensor
+        for name, row in mapping.rows(values, self.arch.num_layers):
+            names = [
+                mapping.EMBEDDING if self.arch.tied and n == mapping.OUTPUT else n for n in row.hugging_face
+            ]
+            pieces = [source.tensor(n, cut=row.cut, part=part, parts=parts) for n in names]
+            joined = mapping.join(row.layout, pieces, self.heads)
+            if joined.shape != values[name].shape:
+                raise ValueError(
+                    f"{source.directory}: {', '.join(names)} make {tuple(joined.shape)}, "
+                    f"config.json asks for {tuple(values[name].shape)}"
+                )
+            values[name].copy_(joined)
 
     def save(self, directory: Path) -> None:
-        """Write an HF directory: updated config, sharded safetensors, the tokenizer as it was."""
+        """Write an HF directory: updated config, sharded safetensors, the tokenizer as it was.
+
+        Rank 0 writes; every rank must call it.
+        """
+        if dist.get_rank():
+            for _ in self.tensors():
+                pass
+            return
         dtype = str(next(self.module.parameters()).dtype).removeprefix("torch.")
         key = "torch_dtype" if "torch_dtype" in self.arch.config else "dtype"
         config = {**self.arch.config, key: dtype}
         checkpoint.save(directory, self.tensors(), config=config, companions=self.directory)
 
+    def _collect(self, name: str, row: mapping.Row, own: Mapping[str, Tensor], like: Tensor) -> list[Tensor]:
+        """On rank 0 the parts of one parameter, by tensor-parallel rank; the others send theirs."""
+        where, me = self.places[name], dist.get_rank()
+        first = where.stage * self.layout.world // self.layout.pipeline
+        senders = range(first, first + (1 if row.cut is None else self.layout.tensor))
+        if me == 0:
+            return [
+                own[name].detach() if rank == 0 else _receive(rank, where.shape, like) for rank in senders
+            ]
+        if me in senders:
+            dist.send(own[name].detach().contiguous(), 0)
+        return []
 
-def load(directory: Path, *, rope_base: float | None = None, max_positions: int | None = None) -> Model:
+
+def load(
+    directory: Path,
+    *,
+    rope_base: float | None = None,
+    max_positions: int | None = None,
+    precision: torch.dtype = torch.float32,
+    recompute: bool = False,
+    layout: Layout | None = None,
+) -> Model:
     """Build and fill the model of an HF directory, with another RoPE base or more positions if asked for.
 
-    fp32 on CPU, bf16 with TransformerEngine on CUDA. ValueError: what the directory lacks or has too much.
+    Torch's layers on CPU, TransformerEngine's on CUDA. ValueError: what the directory lacks or has too much,
+    or what of the model the layout does not divide.
     """
     cuda = torch.cuda.is_available()
+    layout = layout or Layout()
     arch = architecture.read(directory, rope_base=rope_base, max_positions=max_positions)
+    architecture.refuse_undivided(arch, layout)
     with warnings.catch_warnings():  # Megatron's own defaults are deprecated in its own eyes
         warnings.simplefilter("ignore")
-        model = Model(arch, _build(arch, cuda=cuda), directory)
-    _fill(model, checkpoint.Checkpoint(directory))
+        config = architecture.transformer_config(
+            arch, layout, cuda=cuda, precision=precision, recompute=recompute
+        )
+        module = _build(arch, config, cuda=cuda)
+    model = Model(arch, module, directory, layout, held.everywhere(module, tied=arch.tied))
+    _tell_what_is_cut(model)
+    model.take(checkpoint.Checkpoint(directory), model.parameters())
     return model
 
 
-def logprobs(module: torch.nn.Module, packed: Packed) -> Tensor:
-    """log p of every label in the loss, and 0 for the others, fp32. Shape T.
+def _tell_what_is_cut(model: Model) -> None:
+    """Mark the parameters that tensor-parallel ranks share: Megatron's norm counts all others once.
 
-    `module` is the LossModel or a wrapper of it.
+    Its own layers mark them as they fill them, which is left out: every weight comes from a checkpoint.
     """
-    losses_L = module(
-        packed.tokens_T[None],
-        packed.positions_T[None],
-        None,
-        labels=packed.labels_T[None],
-        loss_mask=packed.in_loss_T[None],
-        packed_seq_params=packed.layout,
-    )[0].float()
-    return losses_L.new_zeros(packed.in_loss_T.shape).masked_scatter(packed.in_loss_T, -losses_L)
+    parameters = model.parameters()
+    for name, row in mapping.rows(parameters, model.arch.num_layers):
+        if row.cut is not None:
+            parameters[name].tensor_model_parallel = True
+            parameters[name].partition_dim = row.cut
+            parameters[name].partition_stride = 1
 
 
-def _build(arch: Architecture, *, cuda: bool) -> LossModel:
-    config = architecture.transformer_config(arch, cuda=cuda)
+def _receive(rank: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    part = torch.empty(shape, dtype=like.dtype, device=like.device)
+    dist.recv(part, rank)
+    return part
+
+
+def _build(arch: Architecture, config: TransformerConfig, *, cuda: bool) -> LossModel:
     module = LossModel(
         config=config,
         transformer_layer_spec=layer_spec(config, cuda=cuda),
         vocab_size=arch.vocab_size,
         max_sequence_length=arch.max_positions,
+        pre_process=parallel.is_first_stage(),
+        post_process=parallel.is_last_stage(),
         parallel_output=True,
         share_embeddings_and_output_weights=arch.tied,
         position_embedding_type="rope",
@@ -102,26 +210,3 @@ def _build(arch: Architecture, *, cuda: bool) -> LossModel:
         arch.head_dim, rotary_percent=1.0, rotary_base=arch.rope_base, use_cpu_initialization=True
     )
     return module
-
-
-@torch.no_grad()
-def _fill(model: Model, source: checkpoint.Checkpoint) -> None:
-    arch, parameters = model.arch, dict(model.module.named_parameters())
-    table = mapping.rows(parameters, arch.num_layers)
-    present = {name for name in source.names if not name.endswith(IGNORED)}
-    if arch.tied and mapping.OUTPUT in present:
-        if not torch.equal(source.tensor(mapping.OUTPUT), source.tensor(mapping.EMBEDDING)):
-            raise ValueError(
-                f"{source.directory}: config.json ties the output layer, but {mapping.OUTPUT} differs"
-            )
-        present.remove(mapping.OUTPUT)
-    expected = [name for _, row in table for name in row.hugging_face]
-    mapping.check_names(expected, present, where=str(source.directory))
-    for name, row in table:
-        joined = mapping.join(row.layout, [source.tensor(part) for part in row.hugging_face], arch.heads)
-        if joined.shape != parameters[name].shape:
-            raise ValueError(
-                f"{source.directory}: {', '.join(row.hugging_face)} make {tuple(joined.shape)}, "
-                f"config.json asks for {tuple(parameters[name].shape)}"
-            )
-        parameters[name].copy_(joined)

@@ -18,19 +18,24 @@ class Adam:
     weight_decay: float = 0.0
 
 
-def build(model: DistributedDataParallel, *, cuda: bool) -> MegatronOptimizer:
-    """Adam over the model's parameters; fp32 master weights where they are bf16."""
+def build(model: DistributedDataParallel, *, precision: torch.dtype) -> MegatronOptimizer:
+    """Adam over the model's parameters; with fp32 master weights and moments where they are bf16."""
     config = OptimizerConfig(
         optimizer="adam",
         lr=0.0,
         min_lr=0.0,
         weight_decay=0.0,
-        params_dtype=torch.bfloat16 if cuda else torch.float32,
-        bf16=cuda,
+        params_dtype=precision,
+        bf16=precision == torch.bfloat16,
         use_distributed_optimizer=False,
         clip_grad=1.0,
     )
-    return get_megatron_optimizer(config, [model])
+    optimizer = get_megatron_optimizer(config, [model])
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if isinstance(part.optimizer, torch.optim.AdamW):  # TransformerEngine's is fused by itself
+            for group in part.optimizer.param_groups:
+                group["fused"] = True  # one pass over the memory instead of eight
+    return optimizer
 
 
 def reset(optimizer: MegatronOptimizer, adam: Adam) -> None:

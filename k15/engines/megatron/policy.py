@@ -74,21 +74,23 @@ class Iteration:
     @torch.no_grad()
     def observe(self, packed: Packed, logprobs_T: Tensor) -> None:
         """Take the rows' references, and compare the tokens this policy sampled; before any update only."""
-        self._reference_N[list(packed.indices)] = packed.row_sums(logprobs_T)
-        sampled = [value for index in packed.indices for value in self._batch.sampler_logprobs[index]]
-        if sampled:
+        self._reference_N[list(packed.indices)] = _whole_sums(packed, logprobs_T)
+        sampled = [self._batch.sampler_logprobs[index] for index in packed.indices]
+        if any(sampled):
             mine = logprobs_T[packed.in_loss_T]
-            theirs = torch.tensor(sampled, dtype=mine.dtype, device=mine.device)
+            theirs = packed.of_loss_tokens(sampled).to(mine.dtype)
             self._differences.append((mine - theirs)[theirs.isfinite()].abs())
 
     def loss(self, packed: Packed, logprobs_T: Tensor) -> Tensor:
-        """The surrogate of the rows in `packed`, against their references."""
+        """This rank's part of the surrogate of the rows in `packed`, against their references."""
         rows = list(packed.indices)
-        sums_N = packed.row_sums(logprobs_T)
+        sums_N = _whole_sums(packed, logprobs_T)
         self._ratios_N[rows] = sums_N.detach() - self._reference_N[rows]
-        return self._surrogate(
+        whole = self._surrogate(
             sums_N, self._reference_N[rows], self._advantages_N[rows], self._weights_N[rows], tau=self._tau
         )
+        # Ranks that share rows all have the whole value and their own tokens' gradient: values add up too.
+        return whole - whole.detach() * (1 - 1 / parallel.context_size())
 
     def first_loss(self, packed: Packed, logprobs_T: Tensor) -> Tensor:
         """`observe` and `loss` of the same forward pass."""
@@ -101,14 +103,21 @@ class Iteration:
         totals = torch.tensor([float(values.sum()), float(len(values))], dtype=torch.float64)
         largest = torch.tensor(float(values.max()) if len(values) else 0.0)
         device = self._advantages_N.device
-        total, count = parallel.sum_over_data(totals.to(device)).tolist()
-        return total / max(1.0, count), float(parallel.max_over_data(largest.to(device)))
+        summed = parallel.sum_over_data(totals.to(device), context=True)
+        total, count = parallel.from_last_stage(summed).tolist()
+        largest = parallel.max_over_data(largest.to(device), context=True)
+        return total / max(1.0, count), float(parallel.from_last_stage(largest))
 
     def mean_log_ratio(self) -> float:
         """Mean |ρ| of the rows kept, as their last update saw it."""
         rows = [row for part in self._batch.minibatches for row in part]
         total = parallel.sum_over_data(self._ratios_N[rows].abs().sum())
-        return float(total) / max(1, len(rows))
+        return float(parallel.from_last_stage(total)) / max(1, len(rows))
+
+
+def _whole_sums(packed: Packed, logprobs_T: Tensor) -> Tensor:
+    """Each row's sum over its loss tokens on all ranks: eq. 3 squares the sum of all of them. Shape N."""
+    return parallel.sum_over_context(packed.row_sums(logprobs_T))
 
 
 def _check(group: Group) -> None:

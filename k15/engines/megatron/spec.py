@@ -14,7 +14,10 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from torch import Tensor
 from torch.nn import functional
 
-from k15.engines.megatron.batch import Block, PackedRows
+from k15.engines.megatron import parallel
+from k15.engines.megatron.batch import Block, PackedRows, Span
+
+MASK_SIZE = 1 << 24  # entries of a mask, where ranks share rows
 
 
 def layer_spec(config: TransformerConfig, *, cuda: bool) -> ModuleSpec | TransformerBlockSubmodules:
@@ -38,6 +41,8 @@ class RmsNorm(torch.nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        # Where ranks share the tokens, each has a part of this weight's gradient; Megatron adds them up.
+        self.weight.sequence_parallel = config.sequence_parallel
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and type as x."""
@@ -48,7 +53,9 @@ class RowAttention(MegatronModule):  # type: ignore[misc]
     """Causal attention in which the rows of a packed batch do not see each other.
 
     Rows of similar length are scattered into one padded block; padding follows a row's tokens, so causality
-    hides it and the result is exact. Much faster on CPU than a loop over rows or a block mask.
+    hides it and the result is exact. Much faster on CPU than a loop over rows or a block mask. Where ranks
+    share rows, keys and values are gathered from all of them, and this rank's queries see those up to their
+    own position.
     """
 
     def __init__(
@@ -73,26 +80,47 @@ class RowAttention(MegatronModule):  # type: ignore[misc]
             out = self._attend(*(x.permute(1, 2, 0, 3) for x in (query, key, value)))
             return out.permute(2, 0, 1, 3).flatten(2)
         query, key, value = query[:, 0], key[:, 0], value[:, 0]
+        if packed_seq_params.gathered_F is not None:
+            order_F = packed_seq_params.gathered_F
+            key, value = (parallel.gather_over_context(x).index_select(0, order_F) for x in (key, value))
         parts = [self._block(query, key, value, block) for block in packed_seq_params.blocks]
         return torch.cat(parts).unsqueeze(1)
 
     def _block(self, query: Tensor, key: Tensor, value: Tensor, block: Block) -> Tensor:
-        padded = (_pad(x[block.start : block.end], block) for x in (query, key, value))
-        out = self._attend(*padded).transpose(1, 2).flatten(2).flatten(0, 1)
-        return out if block.slots_T is None else out.index_select(0, block.slots_T)
+        padded = _pad(query, block.queries), _pad(key, block.keys), _pad(value, block.keys)
+        out = self._attend(*padded) if block.positions is None else self._see(*padded, block.positions)
+        out = out.transpose(1, 2).flatten(2).flatten(0, 1)
+        return out if block.queries.slots_T is None else out.index_select(0, block.queries.slots_T)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        grouped = query.size(1) != key.size(1)
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         return functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=self.scale, enable_gqa=grouped
+            query,
+            key,
+            value,
+            mask,
+            is_causal=mask is None,
+            scale=self.scale,
+            enable_gqa=query.size(1) != key.size(1),
         )
 
+    def _see(self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor) -> Tensor:
+        """Each query sees the keys up to its position; in slices, so that no mask exceeds MASK_SIZE."""
+        rows, width = len(positions), key.size(2)
+        step = max(1, MASK_SIZE // (rows * width))
+        parts = []
+        for part, places in zip(query.split(step, 2), positions.split(step, 1), strict=True):
+            reach = int(places.max()) + 1
+            mask = torch.arange(reach) <= places[:, None, :, None]
+            parts.append(self._attend(part, key[:, :, :reach], value[:, :, :reach], mask))
+        return torch.cat(parts, 2)
 
-def _pad(x: Tensor, block: Block) -> Tensor:
+
+def _pad(x: Tensor, span: Span) -> Tensor:
     """[t, h, d] -> [rows, h, width, d]"""
-    shape = (block.num_rows * block.width, *x.shape[1:])
-    flat = x if block.slots_T is None else x.new_zeros(shape).index_copy(0, block.slots_T, x)
-    return flat.view(block.num_rows, block.width, *x.shape[1:]).transpose(1, 2)
+    x = x[span.start : span.end]
+    shape = (span.num_rows * span.width, *x.shape[1:])
+    flat = x if span.slots_T is None else x.new_zeros(shape).index_copy(0, span.slots_T, x)
+    return flat.view(span.num_rows, span.width, *x.shape[1:]).transpose(1, 2)
 
 
 class RowRotary(RotaryEmbedding):  # type: ignore[misc]

@@ -2,31 +2,39 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+import torch.distributed as dist
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
 from torch import Tensor
 
+from k15.algo.flops import training_flops
 from k15.algo.loss import surrogate_loss, token_cross_entropy
 from k15.algo.packing import microbatches
-from k15.engines.megatron import model, optimizer, parallel
-from k15.engines.megatron.batch import Packed, pack
+from k15.engines.megatron import architecture, cpu, greedy, model, optimizer, parallel, schedule, state
+from k15.engines.megatron.architecture import Precision
+from k15.engines.megatron.batch import Packed, Share, pack
 from k15.engines.megatron.policy import Iteration, PolicyRows, Surrogate, flatten
+from k15.engines.megatron.schedule import Loss
+from k15.recipes.pipeline import Layout
 from k15.recipes.rl import PolicyUpdate
 from k15.recipes.supervised import Optimizer
 from k15.records import Group, TensorSpec, UpdateStats
 from k15.records import Sequence as Row
 
-Loss = Callable[[Packed, Tensor], Tensor]  # a packed batch, its labels' log-probs -> its part of the loss
-
 
 class MegatronTrainer:
-    """One policy with its optimizer: fp32 on CPU, bf16 with fp32 master weights on CUDA.
+    """One policy with its optimizer, in fp32, or in bf16 with fp32 master weights; CUDA asks for bf16.
 
-    Under torchrun each process is a data-parallel rank: all are called with the same arguments, each trains
-    on its share of the microbatches, and all end with the same weights.
+    `recompute` keeps a layer's input alone for the backward pass, and works the rest out again in it.
+    With a layout of several processes each makes its own trainer, and every method is to be called in all of
+    them with the same arguments: each does its share, and all return the same figures.
     """
 
     def __init__(
@@ -38,24 +46,45 @@ class MegatronTrainer:
         rope_base: float | None = None,
         max_positions: int | None = None,
         seed: int = 0,
+        precision: Precision = "float32",
+        recompute: bool = False,
+        layout: Layout | None = None,
     ) -> None:
+        layout = layout or Layout()
         torch.set_num_threads(threads)
-        parallel.start(seed)
+        parallel.start(seed, layout)
         self._cuda = torch.cuda.is_available()
+        dtype = architecture.dtype(precision, cuda=self._cuda)
         self._max_tokens = max_tokens_per_microbatch
-        self._model = model.load(model_dir, rope_base=rope_base, max_positions=max_positions)
-        self._wrapped = _wrap(self._model, cuda=self._cuda)
-        self._optimizer = optimizer.build(self._wrapped, cuda=self._cuda)
+        self._model = model.load(
+            model_dir,
+            rope_base=rope_base,
+            max_positions=max_positions,
+            precision=dtype,
+            recompute=recompute,
+            layout=layout,
+        )
+        self._share = Share(parallel.context_rank(), layout.context, layout.tensor if layout.sequence else 1)
+        self._wrapped = _wrap(self._model)
+        self._optimizer = optimizer.build(self._wrapped, precision=dtype)
+        cpu.keep_freed_memory()
 
     @property
     def num_parameters(self) -> int:
         """Weights of the model, a tied one counted once."""
-        return sum(parameter.numel() for parameter in self._model.module.parameters())
+        return self._model.num_parameters
 
     @property
     def max_positions(self) -> int:
         """The longest row the model's config.json allows."""
         return self._model.arch.max_positions
+
+    def flops(self, rows: Sequence[Row]) -> int:
+        """Operations of a supervised step on `rows`, by k15.algo.flops."""
+        num_loss_tokens = sum(sum(row.in_loss[1:]) for row in rows)
+        return training_flops(
+            self._model.arch.shape, [len(row.token_ids) - 1 for row in rows], num_loss_tokens
+        )
 
     def reset_optimizer(self, values: Optimizer) -> None:
         """Forget all optimizer state and use `values` from now on (the rate comes with each step)."""
@@ -81,7 +110,7 @@ class MegatronTrainer:
             return token_cross_entropy(logprobs_T, packed.in_loss_T, num_loss_tokens)
 
         packs = self._pack(batch, range(len(batch)), self._max_tokens)
-        value, norm = self._step(packs, loss, lr)
+        value, norm = self._step(packs, loss, lr, weighed_alike=True)
         return {"loss": value, "gradient_norm": norm, "num_tokens": float(_num_tokens(batch))}
 
     def policy_update(
@@ -124,30 +153,64 @@ class MegatronTrainer:
         )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(HF name, tensor) in layout order, without a tied output layer. Read before the next update."""
+        """(HF name, tensor) in layout order, without a tied output layer. Read before the next update.
+
+        Rank 0 has them all; every rank must run through it, the others get nothing.
+        """
         return self._model.tensors()
 
     def layout(self) -> list[TensorSpec]:
         """Where each of `tensors` lies when they are written one after another."""
         specs, offset = [], 0
-        for name, tensor in self.tensors():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            specs.append(TensorSpec(name, dtype, tuple(tensor.shape), offset))
-            offset += tensor.numel() * tensor.element_size()
+        dtype = next(self._model.module.parameters()).dtype
+        for name, shape in self._model.shapes():
+            specs.append(TensorSpec(name, str(dtype).removeprefix("torch."), shape, offset))
+            offset += math.prod(shape) * dtype.itemsize
         return specs
 
     def save(self, directory: Path) -> None:
-        """Write an HF directory: config, sharded safetensors, and the tokenizer it was loaded with."""
+        """Write an HF directory on rank 0: config, sharded safetensors, the tokenizer it was loaded with."""
         self._model.save(directory)
 
-    @torch.no_grad()
+    def save_state(self, directory: Path) -> None:
+        """Write weights, Adam's moments and its count of updates, for any layout to go on from."""
+        state.save(directory, self._model, self._optimizer)
+
+    def load_state(self, directory: Path) -> None:
+        """Go on from what `save_state` wrote, to the bit; after `reset_optimizer` with the run's values.
+
+        ValueError where it is another model's state, is not whole, or a file is damaged.
+        """
+        state.load(directory, self._model, self._optimizer)
+
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         """For each row the log-probs of its loss tokens."""
-        out: list[list[float]] = [[] for _ in rows]
+        counts = [sum(row.in_loss) for row in rows]
+        ends = torch.tensor([0, *counts], device=self._device).cumsum(0)
+        flat = torch.zeros(sum(counts), device=self._device)
+
+        def see(packed: Packed, logprobs_T: Tensor) -> None:
+            starts_N = ends[list(packed.indices)]
+            flat[(starts_N[packed.row_T] + packed.ordinal_T)[packed.in_loss_T]] = logprobs_T[packed.in_loss_T]
+
+        packs = self._pack(rows, range(len(rows)), self._max_tokens, share=False)
+        schedule.forward(self._wrapped, packs, see)
+        values = parallel.from_last_stage(parallel.sum_over_context(flat)).split(counts)
+        return [row.tolist() for row in values]
+
+    def greedy_matches(self, rows: Sequence[Row]) -> list[list[bool]]:
+        """For each row, whether each of its loss tokens is the one that greedy decoding would take there.
+
+        ValueError where several processes share the model.
+        """
+        if dist.get_world_size() > 1:
+            raise ValueError("greedy matches are worked out by one process; give the stage no layout")
+        out: list[list[bool]] = [[] for _ in rows]
         for packed in self._pack(rows, range(len(rows)), self._max_tokens, share=False):
-            values_T = model.logprobs(self._wrapped, packed)
+            matches_L = greedy.matches(self._model.module, self._wrapped, packed)
+            row_L = packed.row_T[packed.in_loss_T]
             for place, index in enumerate(packed.indices):
-                out[index] = values_T[(packed.row_T == place) & packed.in_loss_T].tolist()
+                out[index] = matches_L[row_L == place].tolist()
         return out
 
     @property
@@ -168,7 +231,9 @@ class MegatronTrainer:
         parts = [self._pack(batch.rows, part, limit) for part in batch.minibatches]
         single = len(parts) == 1
         if not single:
-            self._observe(parts, iteration)
+            schedule.forward(
+                self._wrapped, [packed for packs in parts for packed in packs], iteration.observe
+            )
         losses: list[float] = []
         norms: list[float] = []
         for inner in range(settings.inner_steps):
@@ -180,11 +245,6 @@ class MegatronTrainer:
                 norms.append(norm)
         return losses, norms
 
-    @torch.no_grad()
-    def _observe(self, parts: list[list[Packed]], iteration: Iteration) -> None:
-        for packed in (packed for packs in parts for packed in packs):
-            iteration.observe(packed, model.logprobs(self._wrapped, packed))
-
     def _pack(
         self, rows: Sequence[Row], indices: Sequence[int], max_tokens: int, *, share: bool = True
     ) -> list[Packed]:
@@ -195,20 +255,21 @@ class MegatronTrainer:
         batches = microbatches([len(rows[index].token_ids) - 1 for index in indices], max_tokens)
         if share:
             batches = batches[parallel.data_rank() :: parallel.data_size()]
-        return [pack(rows, [indices[place] for place in places], cuda=self._cuda) for places in batches]
+        return [
+            pack(rows, [indices[place] for place in places], cuda=self._cuda, share=self._share)
+            for places in batches
+        ]
 
-    def _step(self, packs: Sequence[Packed], loss: Loss, lr: float) -> tuple[float, float]:
+    def _step(
+        self, packs: Sequence[Packed], loss: Loss, lr: float, *, weighed_alike: bool = False
+    ) -> tuple[float, float]:
         """One update by the sum of `loss` over microbatches: (objective, gradient norm before clipping)."""
         self._wrapped.zero_grad_buffer()
         self._optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        for packed in packs:
-            part = loss(packed, model.logprobs(self._wrapped, packed))
-            total += part.detach()
-            # Data parallelism averages gradients; the parts are to add up.
-            (part * parallel.data_size()).backward()
-        self._wrapped.finish_grad_sync()
-        value = float(parallel.sum_over_data(total))
+        schedule.backward(self._wrapped, packs, loss, total, weighed_alike=weighed_alike)
+        finalize_model_grads([self._wrapped])
+        value = float(parallel.from_last_stage(parallel.sum_over_data(total, context=True)))
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value}; lower the learning rate or look at the batch")
         norm = optimizer.step(self._optimizer, lr)
@@ -217,10 +278,10 @@ class MegatronTrainer:
         return value, norm
 
 
-def _wrap(loaded: model.Model, *, cuda: bool) -> DistributedDataParallel:
+def _wrap(loaded: model.Model) -> DistributedDataParallel:
     config = loaded.module.config
     module = loaded.module
-    if cuda:
+    if config.bf16:
         from megatron.core.transformer.module import Float16Module
 
         module = Float16Module(config, module)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from k15.config import Config
+from k15.recipes.pipeline import Layout
 
 Transport = Literal["shared_memory", "tcp", "rdma"]
 TOKEN_VARIABLE = "K15_SERVICE_TOKEN"
@@ -33,8 +34,11 @@ class TrainerSettings(Config):
     model_dir: str
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(1, ge=1)
+    layout: Layout = Layout()
     max_tokens_per_microbatch: int = Field(16384, ge=8)
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
     transport: Transport = "shared_memory"
     host: str = Field("127.0.0.1", description="this host as the sampler reaches it; tcp and rdma")
     transfer_timeout_s: int = Field(30, ge=5, description="when a silent peer is given up; tcp and rdma")

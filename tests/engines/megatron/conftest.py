@@ -17,7 +17,14 @@ def make_model(tmp_path: Path) -> MakeModel:
     import transformers
 
     def make(
-        family: str = "qwen3", *, tied: bool = True, seed: int = 0, noise: float = 0.1
+        family: str = "qwen3",
+        *,
+        tied: bool = True,
+        seed: int = 0,
+        noise: float = 0.1,
+        vocabulary: int = VOCABULARY,
+        hidden_size: int = 64,
+        layers: int = 2,
     ) -> tuple[Path, Any]:
         kinds = {
             "llama": transformers.LlamaConfig,
@@ -25,10 +32,10 @@ def make_model(tmp_path: Path) -> MakeModel:
             "qwen3": transformers.Qwen3Config,
         }
         config = kinds[family](
-            vocab_size=VOCABULARY,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
+            vocab_size=vocabulary,
+            hidden_size=hidden_size,
+            intermediate_size=hidden_size * 3 // 2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=16,

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from k15.engines.megatron import checkpoint, mapping, parallel
-from k15.engines.megatron.batch import pack
-from k15.engines.megatron.model import load, logprobs
+from k15.engines.megatron import architecture, checkpoint, mapping, parallel
+from k15.engines.megatron.batch import Share, pack
+from k15.engines.megatron.loss_model import logprobs
+from k15.engines.megatron.model import load
+from k15.recipes.pipeline import Layout
 from k15.records import Sequence as Row
 from tests.engines.megatron.conftest import VOCABULARY, MakeModel
 
@@ -65,7 +67,7 @@ def test_rows_of_one_length_need_no_padding(make_model: MakeModel) -> None:
     module = load(directory).module
     batch = rows(30, 30, 30)
     packed = pack(batch, range(3), cuda=False)
-    assert packed.layout.blocks[0].slots_T is None
+    assert packed.layout.blocks[0].keys.slots_T is None
     alone = torch.cat([logprobs(module, pack(batch, [n], cuda=False)) for n in range(3)])
     assert float((logprobs(module, packed) - alone).abs().max()) < 1e-5
 
@@ -192,14 +194,67 @@ def test_layout_of_query_groups() -> None:
     assert all(torch.equal(a, b) for a, b in zip(mapping.split("qkv", joined, heads), (q, k, v), strict=True))
 
 
-def test_more_than_data_parallelism_is_refused() -> None:
-    with pytest.raises(ValueError, match="tensor_parallel=2"):
-        parallel.start(0, tensor_parallel=2)
+def test_a_layout_for_more_processes_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(tensor=2\) is for 2 processes, and there are 1"):
+        parallel.start(0, Layout(tensor=2))
+    with pytest.raises(ValueError, match="set tensor > 1"):
+        parallel.start(0, Layout(sequence=True))
+
+
+def test_a_layout_that_does_not_divide_the_model_is_refused(make_model: MakeModel) -> None:
+    arch = architecture.read(make_model()[0])
+    with pytest.raises(ValueError, match=r"2 query groups .* tensor=4; 101 tokens of the vocabulary"):
+        architecture.refuse_undivided(arch, Layout(tensor=4))
+    with pytest.raises(ValueError, match=r"2 layers by pipeline=3"):
+        architecture.refuse_undivided(arch, Layout(pipeline=3))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+def test_shares_are_the_rows_once_and_divide(size: int, multiple: int) -> None:
+    batch = rows(3, 200, 90, 17, 40)
+    whole = pack(batch, range(5), cuda=False)
+    shares = [pack(batch, range(5), cuda=False, share=Share(n, size, multiple)) for n in range(size)]
+    assert len({len(share.tokens_T) for share in shares}) == 1
+    assert all(len(share.tokens_T) % multiple == 0 for share in shares)
+    found = sorted(
+        place
+        for share in shares
+        for place in zip(
+            *(x[share.in_loss_T].tolist() for x in (share.row_T, share.positions_T, share.labels_T)),
+            strict=True,
+        )
+    )
+    assert found == list(
+        zip(*(x.tolist() for x in (whole.row_T, whole.positions_T, whole.labels_T)), strict=True)
+    )
+    order = torch.cat([share.row_T * 1000 + share.positions_T for share in shares])
+    if size > 1:
+        assert order[shares[0].layout.gathered_F].diff().gt(0).all()
+
+
+def test_values_of_loss_tokens_reach_the_rank_that_holds_them() -> None:
+    batch = [Row((5,) * n, (False,) * (n // 2) + (True,) * (n - n // 2)) for n in (9, 4, 30)]
+    values = [[float(100 * n + k) for k in range(sum(row.in_loss))] for n, row in enumerate(batch)]
+    for rank in range(2):
+        packed = pack(batch, range(3), cuda=False, share=Share(rank, 2))
+        got = packed.of_loss_tokens([values[index] for index in packed.indices])
+        wanted = [
+            100.0 * index + int(position) + 1 - len(batch[index].token_ids) // 2
+            for index, position, on in zip(
+                torch.tensor(packed.indices)[packed.row_T].tolist(),
+                packed.positions_T,
+                packed.in_loss_T,
+                strict=True,
+            )
+            if on
+        ]
+        assert got.tolist() == wanted
 
 
 def test_blocks_follow_each_other() -> None:
     packed = pack(rows(3, 200, 90, 17, 40), range(5), cuda=False)
-    blocks = packed.layout.blocks
+    blocks = [block.keys for block in packed.layout.blocks]
     assert blocks[0].start == 0
     assert blocks[-1].end == len(packed.tokens_T)
     assert all(a.end == b.start for a, b in pairwise(blocks))

@@ -239,6 +239,14 @@ def test_microbatches_do_not_change_a_supervised_step(make_model: MakeModel) -> 
     assert distance(weights_of(whole), weights_of(split)) < 1e-6
 
 
+def test_flops_follow_the_tokens_and_those_in_the_loss(make_model: MakeModel) -> None:
+    trainer = trainer_of(make_model()[0])
+    tokens = tuple(range(20))
+    whole, answer = Row(tokens, (False,) + (True,) * 19), Row(tokens, (False,) * 10 + (True,) * 10)
+    assert trainer.flops([whole, answer]) == trainer.flops([whole]) + trainer.flops([answer])
+    assert trainer.flops([whole]) - trainer.flops([answer]) == 9 * 6 * 64 * VOCABULARY
+
+
 def test_norms_do_not_decay_and_matrices_do(make_model: MakeModel) -> None:
     trainer = trainer_of(make_model()[0])
     start = weights_of(trainer)

@@ -1,0 +1,71 @@
+"""GPTModel with a last step that works out log-probs of the tokens in the loss, and nothing else."""
+
+from typing import Any
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from torch import Tensor
+
+from k15.engines.megatron.batch import Packed
+from k15.engines.megatron.token_logprobs import token_logprobs
+
+
+class LossModel(GPTModel):  # type: ignore[misc]
+    """A GPTModel that, given labels and a loss mask, never holds the logits of a sequence."""
+
+    def _postprocess(
+        self, *, hidden_states: Tensor, labels: Tensor | None, loss_mask: Tensor | None, **rest: Any
+    ) -> Tensor:
+        """States [t, 1, h], labels and mask [1, t] -> losses [1, tokens in the loss], fp32.
+
+        A mask of numbers says that the loss will weigh each token by its number, up to a common factor.
+        """
+        if labels is None or loss_mask is None or not self.post_process:
+            return super()._postprocess(
+                hidden_states=hidden_states, labels=labels, loss_mask=loss_mask, **rest
+            )
+        group = self.pg_collection.tp
+        if self.config.sequence_parallel:
+            hidden_states = gather_from_sequence_parallel_region(hidden_states, group=group)
+        else:
+            hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
+        tied = self.share_embeddings_and_output_weights
+        (kept,) = loss_mask[0].nonzero(as_tuple=True)
+        logprobs_L = token_logprobs(
+            hidden_states[:, 0].index_select(0, kept),
+            self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
+            labels[0].index_select(0, kept),
+            group=group,
+            weights_L=loss_mask[0][kept] if loss_mask.is_floating_point() else None,
+        )
+        return -logprobs_L[None]
+
+
+def logprobs(module: torch.nn.Module, packed: Packed, *, weighed_alike: bool = False) -> Tensor:
+    """log p of every label in the loss, and 0 for the others, fp32. Shape T.
+
+    `module` is the LossModel or a wrapper of it. `weighed_alike` promises that the loss will be a multiple of
+    their sum, so that the logits need not be worked out again in the backward pass.
+    """
+    return spread(forward(module, packed, weighed_alike=weighed_alike), packed)
+
+
+def forward(module: torch.nn.Module, packed: Packed, *, weighed_alike: bool = False) -> Tensor:
+    """Losses of the tokens in the loss, [1, L]; on an earlier pipeline stage the states for the next one."""
+    return module(
+        packed.tokens_T[None],
+        packed.positions_T[None],
+        None,
+        labels=packed.labels_T[None],
+        loss_mask=(packed.in_loss_T.float() if weighed_alike else packed.in_loss_T)[None],
+        packed_seq_params=packed.layout,
+    )
+
+
+def spread(losses: Tensor, packed: Packed) -> Tensor:
+    """The last stage's output of `forward` as log-probs of all tokens, 0 outside the loss. Shape T."""
+    return losses.new_zeros(packed.in_loss_T.shape).masked_scatter(packed.in_loss_T, -losses[0])

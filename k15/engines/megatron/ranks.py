@@ -1,0 +1,240 @@
+"""Many processes behind one trainer: the stage's process is rank 0, the others follow its calls.
+
+    python -m k15.engines.megatron.ranks      (rank, world and meeting place from the environment)
+
+Rank 0 starts the others on its own machine, unless RANK is set: then torchrun or Kubernetes has started
+every rank, with a scratch directory that all of them see. Each call of the trainer is sent to all ranks, and
+made by all. Where one fails, all end: rank 0 raises what the other said, and a rank without leader ends.
+"""
+
+import argparse
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import torch.distributed as dist
+
+from k15.engines.megatron import architecture, parallel
+from k15.engines.megatron.trainer import MegatronTrainer
+from k15.recipes.pipeline import Layout
+
+log = logging.getLogger("k15.ranks")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+IDLE = timedelta(days=30)  # a follower waits this long for its next call
+POLL_S = 0.5
+GRACE_S = 5.0  # a rank that failed stays this long for its leader to fail by itself
+NOTICE_S = 20.0  # after a follower's death the leader is to notice within this, or is ended
+FAULT, BAD_INPUT = 1, 2
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
+def lead(model_dir: Path, *, layout: Layout, env: Mapping[str, str], **options: Any) -> MegatronTrainer:
+    """A trainer laid out over `layout.world` processes, of which this is the first.
+
+    `options` are MegatronTrainer's. The others end with this process, or with `close` of the trainer.
+    ValueError before any of them starts where the layout does not divide the model.
+    """
+    if layout.world == 1:
+        return MegatronTrainer(model_dir, layout=layout, **options)
+    architecture.refuse_undivided(architecture.read(model_dir), layout)
+    if "RANK" in env:
+        parallel.join(None)
+        followers = []
+    else:
+        store = dist.TCPStore("127.0.0.1", 0, layout.world, is_master=True, wait_for_workers=False)
+        followers = [_launch(rank, layout.world, store.port) for rank in range(1, layout.world)]
+        Watch(followers).start()
+        parallel.join(store, rank=0, world=layout.world)
+    return LeadingTrainer(followers, model_dir, layout=layout, **options)
+
+
+def follow(env: Mapping[str, str]) -> None:
+    """Be the rank that the environment says, until the leader ends."""
+    log.info("rank=%s follows", env["RANK"])
+    parallel.join(None)
+    _follow()
+
+
+def _led(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """`method` on all ranks. One that failed on any rank leaves no rank usable."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            self.tell((method.__name__, args, kwargs))
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.failed = True
+            said = _said(dist.get_world_size())
+            if said and not isinstance(error, ValueError | FloatingPointError):
+                raise said from error
+            raise
+
+    return call
+
+
+class LeadingTrainer(MegatronTrainer):
+    """Rank 0's trainer: its calls are made by every rank."""
+
+    def __init__(self, followers: list["subprocess.Popen[bytes]"], *args: Any, **kwargs: Any) -> None:
+        self.failed = False
+        self._followers = followers
+        self._calls = dist.new_group(backend="gloo", timeout=IDLE)
+        atexit.register(self.close)
+        self._open(*args, **kwargs)
+
+    def tell(self, call: Call | None) -> None:
+        """Send a call to every follower; None lets them end."""
+        dist.broadcast_object_list([call], src=0, group=self._calls)
+
+    def close(self) -> None:
+        """Let the followers end; where a call failed, end them."""
+        atexit.unregister(self.close)
+        if not self.failed:
+            with contextlib.suppress(RuntimeError):
+                self.tell(None)
+        for follower in self._followers:
+            if self.failed:
+                follower.kill()
+            try:
+                follower.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                follower.kill()
+            if follower.stdin is not None:
+                follower.stdin.close()
+        self.failed = True
+
+    def _begin(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    _begin.__name__ = "open"
+    _open = _led(_begin)
+    reset_optimizer = _led(MegatronTrainer.reset_optimizer)
+    supervised_step = _led(MegatronTrainer.supervised_step)
+    policy_update = _led(MegatronTrainer.policy_update)
+    logprobs = _led(MegatronTrainer.logprobs)
+    tensors = _led(MegatronTrainer.tensors)
+    save = _led(MegatronTrainer.save)
+    save_state = _led(MegatronTrainer.save_state)
+    load_state = _led(MegatronTrainer.load_state)
+
+
+class Watch(threading.Thread):
+    """Ends this process where a follower died and the main thread, waiting for it, does not notice."""
+
+    def __init__(self, followers: list["subprocess.Popen[bytes]"]) -> None:
+        super().__init__(name="ranks-watch", daemon=True)
+        self._followers = followers
+
+    def run(self) -> None:
+        """Wait for a death, then for the leader's."""
+        while all(follower.poll() is None for follower in self._followers):
+            time.sleep(POLL_S)
+        if all(follower.poll() in (None, 0) for follower in self._followers):
+            return  # they were let go
+        time.sleep(NOTICE_S)
+        codes = {rank: follower.poll() for rank, follower in enumerate(self._followers, 1)}
+        log.error("a rank died: exit codes %s; this process ends", codes)
+        for follower in self._followers:
+            follower.kill()
+        os._exit(FAULT)
+
+
+def _launch(rank: int, world: int, port: int) -> "subprocess.Popen[bytes]":
+    where = ["--rank", str(rank), "--world", str(world), "--port", str(port)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "k15.engines.megatron.ranks", *where],
+        stdin=subprocess.PIPE,  # closes when this process ends, however it does
+        stdout=2,  # standard output may be a protocol's
+    )
+
+
+def _follow() -> None:
+    """Make the leader's calls until it says that there are no more; exit where one fails."""
+    sys.excepthook = _fail
+    calls = dist.new_group(backend="gloo", timeout=IDLE)
+    trainer: MegatronTrainer | None = None
+    while True:
+        message: list[Call | None] = [None]
+        dist.broadcast_object_list(message, src=0, group=calls)
+        if message[0] is None:
+            return
+        name, args, kwargs = message[0]
+        if name == "open":
+            trainer = MegatronTrainer(*args, **kwargs)
+            continue
+        result = getattr(trainer, name)(*args, **kwargs)
+        if name == "tensors":
+            deque(result, maxlen=0)
+
+
+def _fail(kind_of: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What becomes of a follower's error: leave word for the leader, give it time to fail by itself, end."""
+    rank = dist.get_rank()
+    log.error("rank=%d failed", rank, exc_info=(kind_of, error, trace))
+    kind = "ValueError" if isinstance(error, ValueError) else kind_of.__name__
+    dist.distributed_c10d._get_default_store().set(f"failed/{rank}", f"{kind}: {error}")
+    time.sleep(GRACE_S)
+    os._exit(BAD_INPUT if kind == "ValueError" else FAULT)
+
+
+def _said(world: int) -> Exception | None:
+    """What a follower said when it failed: ValueError where its input was bad."""
+    store = dist.distributed_c10d._get_default_store()
+    for rank in range(1, world):
+        with contextlib.suppress(RuntimeError):
+            if store.check([f"failed/{rank}"]):
+                kind, _, message = store.get(f"failed/{rank}").decode().partition(": ")
+                if kind == "ValueError":
+                    return ValueError(f"rank {rank}: {message}")
+                return ConnectionError(f"rank {rank} failed: {kind}: {message}")
+    return None
+
+
+def _end_with_leader() -> None:
+    """End this process when standard input, whose other end the leader holds, closes."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(FAULT)
+
+    threading.Thread(target=watch, name="leader-watch", daemon=True).start()
+
+
+def main() -> None:
+    """Follow the leader that the arguments name; without any, the one of the environment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("rank", "world", "port"):
+        parser.add_argument(f"--{name}", type=int)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    if arguments.rank is None:
+        follow(os.environ)
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):  # meant for the leader, which still needs this rank
+        signal.signal(number, signal.SIG_IGN)
+    _end_with_leader()
+    store = dist.TCPStore("127.0.0.1", arguments.port, arguments.world, is_master=False)
+    parallel.join(store, rank=arguments.rank, world=arguments.world)
+    _follow()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Rows to train on in a local file: a table of any size is read without being held in memory."""
+
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from k15.records import Sequence as Row
+
+
+class RowFile:
+    """Rows by index. Tokens stay on disk (4 bytes: id × 2 + whether it is in the loss), lengths do not."""
+
+    def __init__(self, path: Path, lengths: "array[int]") -> None:
+        self.lengths = lengths
+        self._starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
+        self._tokens = np.memmap(path, np.int32, mode="r")
+
+    @classmethod
+    def write(cls, path: Path, rows: Iterable[Row], *, where: str) -> Self:
+        """Put rows into a new file, one by one; ValueError names `where` if there are none."""
+        lengths = array("q")
+        with path.open("wb") as sink:
+            for row in rows:
+                flagged = np.asarray(row.token_ids, np.int32) * 2 + np.asarray(row.in_loss, np.int32)
+                sink.write(flagged.tobytes())
+                lengths.append(len(row.token_ids))
+        if not lengths:
+            raise ValueError(f"{where}: there is nothing to train on: the table is empty")
+        return cls(path, lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all rows."""
+        return int(self._starts[-1])
+
+    def token_ids(self, index: int, start: int, stop: int) -> list[int]:
+        """Tokens [start, stop) of a row."""
+        ids: list[int] = (self._slice(index, start, stop) >> 1).tolist()
+        return ids
+
+    def row(self, index: int, start: int = 0, stop: int | None = None) -> Row:
+        """A row, or tokens [start, stop) of it as one; its first token is never in the loss."""
+        flagged = self._slice(index, start, self.lengths[index] if stop is None else stop)
+        in_loss = (flagged & 1).astype(bool)
+        in_loss[0] = False
+        return Row(tuple((flagged >> 1).tolist()), tuple(in_loss.tolist()))
+
+    def _slice(self, index: int, start: int, stop: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        first = int(self._starts[index])
+        return np.asarray(self._tokens[first + start : first + stop])

@@ -1,0 +1,90 @@
+"""Verified long paths (METHOD.md §7): a model is sampled on prompts, and what the reward confirms is kept.
+
+    python -m stages.paths --job s3://bucket/jobs/…json
+
+Part: longcot (demonstrations), as the data stage's part of that name.
+"""
+
+import logging
+from typing import Any
+
+import pyarrow as pa
+
+from k15.loops.paths import demonstrations, figures, find_paths
+from k15.ports import Sampler
+from k15.recipes.paths import PathsRecipe
+from k15.records import Prompt
+from k15.rewards import judge
+from k15.stage import StageContext, run_stage
+from k15.store.tables import demonstrations_to_table, prompts_from_table
+from k15.tasks.format import prompt_token_ids, response_text
+from k15.tasks.tokenizer import load_tokenizer
+from stages.services import ModelServer, longest
+
+log = logging.getLogger("stages.paths")
+
+
+def body(ctx: StageContext, recipe: PathsRecipe) -> None:
+    """Sample input `model` on input `prompts`, and write what is kept."""
+    artifact = ctx.inputs["prompts"]
+    prompts = prompts_from_table(artifact.read_table("prompts.parquet"), artifact.uri)
+    if recipe.num_prompts > len(prompts):
+        raise ValueError(f"num_prompts = {recipe.num_prompts}, but only {len(prompts)} prompts exist")
+    prompts = prompts[: recipe.num_prompts or None]
+    directory = ctx.inputs["model"].download(ctx.scratch / "model")
+    tokenizer = load_tokenizer(directory)
+    asked = {prompt.id: encoded(tokenizer, prompt, recipe.instruction) for prompt in prompts}
+    max_tokens = recipe.max_response_tokens + longest(list(asked.values()))
+    server = ModelServer(ctx, max_tokens=max_tokens, precision=recipe.precision)
+    try:
+        write(ctx, recipe, server.serve(directory), tokenizer, prompts, asked)
+    finally:
+        server.close()
+
+
+def encoded(tokenizer: Any, prompt: Prompt, instruction: str) -> tuple[int, ...]:
+    """The question as it is asked, behind the instruction where there is one."""
+    text = f"{instruction}\n\n{prompt.text}" if instruction else prompt.text
+    return tuple(prompt_token_ids(tokenizer, text))
+
+
+def write(
+    ctx: StageContext,
+    recipe: PathsRecipe,
+    sampler: Sampler,
+    tokenizer: Any,
+    prompts: list[Prompt],
+    asked: dict[str, tuple[int, ...]],
+) -> None:
+    """longcot/demonstrations.parquet, samples.parquet (every response and what became of it), the summary."""
+    found = list(
+        find_paths(
+            sampler,
+            prompts,
+            recipe,
+            encode=lambda prompt: asked[prompt.id],
+            decode=lambda ids: response_text(tokenizer, ids),
+            judge=judge,
+            progress=ctx.progress,
+        )
+    )
+    ctx.summary |= figures(found, prompts)
+    log.info(" ".join(f"{name}={value:g}" for name, value in ctx.summary.items()))
+    kept = demonstrations(found, prompts)
+    rows = [
+        {
+            "prompt_id": one.prompt_id,
+            "sample": one.sample,
+            "status": str(one.status),
+            "cut": one.cut,
+            "tokens": one.tokens,
+            "kept": one.kept,
+        }
+        for one in found
+    ]
+    ctx.out.write_table("longcot/demonstrations.parquet", demonstrations_to_table(kept))
+    ctx.out.write_table("samples.parquet", pa.Table.from_pylist(rows))
+
+
+if __name__ == "__main__":
+    run_stage(PathsRecipe, body)
