@@ -154,14 +154,15 @@ def _first_step(
 
 
 def _go_on(trainer: MegatronTrainer, rows: list[Row], output: Path, resume: Path | None) -> dict[str, float]:
-    trainer.reset_optimizer(Optimizer())
+    # So large an epsilon makes Adam's steps proportional to gradients: else tiny ones count by their noise.
+    trainer.reset_optimizer(Optimizer(adam_epsilon=1.0, clip_gradient_norm=1e6))
     if resume is None:
-        trainer.supervised_step(rows, lr=1e-2)
+        trainer.supervised_step(rows, lr=1.0)
         resume = output / "state"
         trainer.save_state(resume)
     trainer.load_state(resume)
     trainer.save_state(output / "state-again")
-    done = trainer.supervised_step(rows, lr=1e-2)
+    done = trainer.supervised_step(rows, lr=1.0)
     trainer.save(output / "resumed")
     return {"resumed_loss": done["loss"], "resumed_norm": done["gradient_norm"]}
 
