@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from k15.store.artifact import Store
@@ -18,6 +20,7 @@ from k15.store.runs import RunRecord, run_records
 ROOT = Path(__file__).parents[2]
 RECIPE = "tests/flows/pipeline.toml"
 PACKAGE = "tests.flows.stages"
+LOCKED_S = 60.0
 
 
 @dataclass
@@ -63,11 +66,18 @@ class Flow:
         return run_records(self.store)[-1]
 
     def api(self, path: str, body: object) -> Any:
-        """An answer of the Prefect server."""
+        """An answer of the Prefect server; asked again while its database is locked, as its clients do."""
         url = f"{self.environment['PREFECT_API_URL']}/{path}"
         request = Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-        with urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        end_s = time.monotonic() + LOCKED_S
+        while True:
+            try:
+                with urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end_s:
+                    raise
+            time.sleep(1)
 
     def flow_run(self, identity: str) -> Any:
         """What Prefect has of a flow run."""
