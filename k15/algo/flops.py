@@ -8,6 +8,7 @@ things: attention is causal, and only tokens in the loss meet the output layer.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+FAMILIES = ("llama", "qwen2", "qwen3")  # whose layers are counted, by a config.json's model_type
 FORWARD_AND_BACKWARD = 3  # the backward pass multiplies each matrix with two others
 
 

@@ -7,21 +7,12 @@ from typing import Any
 
 from k15.algo import flops
 
-FAMILIES = ("llama", "qwen2", "qwen3")
-
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(flops.Shape):
     """A Llama, Qwen2 or Qwen3 model by its sizes."""
 
     family: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_groups: int  # key-value heads
-    head_dim: int
     tied: bool  # the output layer is the embedding
 
     @property
@@ -39,24 +30,11 @@ class Shape:
         """Of the embedding, and of the output layer."""
         return self.vocab_size * self.hidden_size
 
-    @property
-    def multiplied(self) -> flops.Shape:
-        """What decides how much there is to multiply."""
-        return flops.Shape(
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            num_groups=self.num_groups,
-            head_dim=self.head_dim,
-            vocab_size=self.vocab_size,
-        )
-
     def layer_parameters(self, tensor: int = 1) -> int:
         """Of a layer on one of `tensor` ranks: matrices and QKV biases are cut, norms are not."""
         biases = self.query_width + 2 * self.group_width if self.family == "qwen2" else 0
         head_norms = 2 * self.head_dim if self.family == "qwen3" else 0
-        return (flops.layer_weights(self.multiplied) + biases) // tensor + 2 * self.hidden_size + head_norms
+        return (flops.layer_weights(self) + biases) // tensor + 2 * self.hidden_size + head_norms
 
     @property
     def num_parameters(self) -> int:
@@ -74,9 +52,9 @@ def read(directory: Path) -> Shape:
         config = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict) or config.get("model_type") not in FAMILIES:
+    if not isinstance(config, dict) or config.get("model_type") not in flops.FAMILIES:
         found = config.get("model_type") if isinstance(config, dict) else config
-        raise ValueError(f"{path}: model_type is {found!r}; sizes are known of {', '.join(FAMILIES)}")
+        raise ValueError(f"{path}: model_type is {found!r}; sizes are known of {', '.join(flops.FAMILIES)}")
     heads = _size(path, config, "num_attention_heads")
     hidden = _size(path, config, "hidden_size")
     return Shape(

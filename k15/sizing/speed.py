@@ -39,7 +39,7 @@ class StepTime:
 def model_flops(shape: Shape, work: Workload) -> float:
     """Operations an update needs, recomputation not counted."""
     row = work.row_tokens
-    return work.step_tokens / row * training_flops(shape.multiplied, [row], row)
+    return work.step_tokens / row * training_flops(shape, [row], row)
 
 
 def step_time(shape: Shape, layout: Layout, work: Workload, training: Training, gpu: Gpu) -> StepTime:
@@ -67,12 +67,12 @@ def step_time(shape: Shape, layout: Layout, work: Workload, training: Training, 
 def _layer_flops(shape: Shape, work: Workload) -> float:
     """Of one layer, per token of a full row."""
     row = work.row_tokens
-    return training_flops(replace(shape.multiplied, num_layers=1), [row], 0) / row
+    return training_flops(replace(shape, num_layers=1), [row], 0) / row
 
 
 def _output_flops(shape: Shape) -> float:
     """Of the output layer, per token."""
-    return training_flops(replace(shape.multiplied, num_layers=0), [1], 1)
+    return training_flops(replace(shape, num_layers=0), [1], 1)
 
 
 def _tensor_seconds(shape: Shape, layout: Layout, training: Training, gpu: Gpu, tokens: float) -> float:

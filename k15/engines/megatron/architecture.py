@@ -8,27 +8,19 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn import functional
 
-from k15.algo.flops import Shape
+from k15.algo.flops import FAMILIES, Shape
 from k15.engines.megatron.checkpoint import read_config
 from k15.engines.megatron.fields import refuse_unmapped
 from k15.recipes.pipeline import Layout
 
 Precision = Literal["float32", "bfloat16"]
-FAMILIES = ("llama", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(Shape):
     """A Llama, Qwen2 or Qwen3 model as its config.json describes it, overrides already applied."""
 
     family: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_groups: int  # key-value heads
-    head_dim: int
     norm_epsilon: float
     rope_base: float
     max_positions: int
@@ -39,19 +31,6 @@ class Architecture:
     def heads(self) -> tuple[int, int, int]:
         """(query groups, queries in a group, head dimension)."""
         return self.num_groups, self.num_heads // self.num_groups, self.head_dim
-
-    @property
-    def shape(self) -> Shape:
-        """What decides how much there is to multiply."""
-        return Shape(
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            num_groups=self.num_groups,
-            head_dim=self.head_dim,
-            vocab_size=self.vocab_size,
-        )
 
 
 def read(

@@ -82,9 +82,7 @@ class MegatronTrainer:
     def flops(self, rows: Sequence[Row]) -> int:
         """Operations of a supervised step on `rows`, by k15.algo.flops."""
         num_loss_tokens = sum(sum(row.in_loss[1:]) for row in rows)
-        return training_flops(
-            self._model.arch.shape, [len(row.token_ids) - 1 for row in rows], num_loss_tokens
-        )
+        return training_flops(self._model.arch, [len(row.token_ids) - 1 for row in rows], num_loss_tokens)
 
     def reset_optimizer(self, values: Optimizer) -> None:
         """Forget all optimizer state and use `values` from now on (the rate comes with each step)."""
