@@ -10,7 +10,7 @@ from k15.recipes.pipeline import Layout, Resources
 from k15.recipes.supervised import Optimizer, SftRecipe
 from k15.store.tables import Demonstration, demonstrations_to_table
 from stages import sft
-from tests.stages.test_supervised import ADDITIONS, LocalContext, LocalInput
+from tests.stages.local import ADDITIONS, LocalContext, LocalInput
 
 RECIPE = SftRecipe(steps=3, examples_per_step=16, optimizer=Optimizer(adam_epsilon=1.0, lr=0.1))
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from k15.recipes.pipeline import Layout
+from tests.stages.local import LocalInput
 from tests.stages.many_ranks import run
-from tests.stages.test_supervised import LocalInput, model  # noqa: F401  a fixture
 
 pytestmark = [
     pytest.mark.engine,
@@ -22,7 +22,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_stage_over_two_ranks_fits_the_same_model(model: LocalInput, tmp_path: Path) -> None:  # noqa: F811
+def test_a_stage_over_two_ranks_fits_the_same_model(model: LocalInput, tmp_path: Path) -> None:
     alone = [row["loss"] for row in run(model.directory, tmp_path / "one", Layout())]
     done = subprocess.run(
         [

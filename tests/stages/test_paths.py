@@ -18,7 +18,7 @@ from k15.store.tables import (
 from k15.tasks.tokenizer import train_tokenizer
 from stages import longcot, paths, sft
 from stages.base import random_qwen
-from tests.stages.test_supervised import LocalContext, LocalInput
+from tests.stages.local import LocalContext, LocalInput
 
 pytestmark = [
     pytest.mark.engine,

@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -16,127 +13,14 @@ from safetensors.torch import load_file
 from k15.engines.megatron.profiler import TRACED_STEPS
 from k15.recipes.pipeline import Resources
 from k15.recipes.supervised import ActivateRecipe, LongCotRecipe, Optimizer, PretrainRecipe, SftRecipe
-from k15.stage import MetricLog, StageStopped
-from k15.store.tables import Demonstration, demonstrations_to_table, encode_table, text_to_table
-from k15.tasks.tokenizer import train_tokenizer
+from k15.stage import StageStopped
+from k15.store.tables import Demonstration, demonstrations_to_table, text_to_table
 from stages import activate, longcot, pretrain, sft
 from stages.rows import tables
+from tests.stages.local import ADDITIONS, LocalContext, LocalInput
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning:megatron")]
-ADDITIONS = [(a, b) for a in range(12) for b in range(12)]
 FAST = Optimizer(lr=3e-3, final_lr=1e-3, warmup_steps=2)
-
-
-@dataclass
-class LocalInput:
-    """An artifact's part in a folder, or one table of it."""
-
-    directory: Path = Path()
-    tables: dict[str, pyarrow.Table] = field(default_factory=dict)
-    uri: str = "local://input"
-
-    def download(self, directory: Path) -> Path:
-        return Path(shutil.copytree(self.directory, directory))
-
-    @property
-    def files(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(path=path) for path in self.tables]
-
-    def copy_file(self, path: str, local: Path) -> None:
-        local.write_bytes(encode_table(self.tables[path]))
-
-    def read_table(self, path: str) -> pyarrow.Table:
-        return self.tables[path]
-
-
-class LocalSteps:
-    """Step checkpoints in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.kept: list[SimpleNamespace] = []
-
-    def last(self) -> SimpleNamespace | None:
-        return self.kept[-1] if self.kept else None
-
-    def uri(self, record: SimpleNamespace) -> str:
-        return f"local://steps/{record.number}"
-
-    def download(self, record: SimpleNamespace, directory: Path) -> Path:
-        return Path(shutil.copytree(self._folder / str(record.number), directory))
-
-    def save(self, number: int, directory: Path, state: dict[str, Any]) -> None:
-        shutil.copytree(directory, self._folder / str(number))
-        self.kept.append(SimpleNamespace(number=number, state=json.loads(json.dumps(state))))
-
-
-class NoMirror:
-    """MLflow is away."""
-
-    def log(self, step: int, values: dict[str, float]) -> None: ...
-
-
-@dataclass
-class LocalContext:
-    """What a body uses of StageContext; the parts of its output are `parts`."""
-
-    inputs: dict[str, LocalInput]
-    scratch: Path
-    stop_after: int = 10**9
-    resources: Resources = field(default_factory=Resources)
-    steps: LocalSteps | None = None
-    summary: dict[str, float] = field(default_factory=dict)
-    parts: dict[str, Path] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.scratch.mkdir()
-        self.job = SimpleNamespace(resources=self.resources)
-        self.lease = SimpleNamespace(epoch=1)
-        self.metrics = MetricLog(NoMirror())
-        self.steps = self.steps or LocalSteps(self.scratch / "steps")
-        self.written: dict[str, Any] = {}
-        self.out = SimpleNamespace(
-            add_directory=self.parts.__setitem__,
-            write_json=self.written.__setitem__,
-            write_table=self.written.__setitem__,
-        )
-
-    @property
-    def rows(self) -> list[dict[str, float]]:
-        return self.metrics.rows
-
-    def show(self, done: int, total: int, what: str) -> None:
-        assert done <= total
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        self.show(done, total, what)
-
-    def stopping(self) -> bool:
-        return len(self.rows) >= self.stop_after
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> LocalInput:
-    """A tiny Qwen3 with a tokenizer of its own."""
-    import transformers
-
-    tokenizer = train_tokenizer([f"{a} + {b} = {a + b}" for a, b in ADDITIONS], 270)
-    config = transformers.Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    directory = tmp_path / "model"
-    transformers.Qwen3ForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return LocalInput(directory)
 
 
 @pytest.fixture

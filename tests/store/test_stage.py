@@ -149,6 +149,7 @@ def test_a_store_that_does_not_serve_is_refused(store: Store, stages: Stages) ->
     refused(stages, uri, "http://127.0.0.1:9: no answer", K15_S3_ENDPOINT="http://127.0.0.1:9")
     refused(stages, uri, "check AWS_ACCESS_KEY_ID", AWS_SECRET_ACCESS_KEY="wrong")
     refused(stages, uri, "K15_S3_ENDPOINT", K15_S3_ENDPOINT="")
+    assert store.manifests() == []
 
 
 def test_bad_input_commits_nothing(store: Store, stages: Stages, make: Make) -> None:
