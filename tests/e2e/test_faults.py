@@ -1,7 +1,5 @@
 """SIGKILL of every process of a run, each mid-round: the next run finishes, nothing done is done again."""
 
-import subprocess
-
 import pytest
 
 from k15.store.artifact import Store
@@ -9,7 +7,7 @@ from k15.store.manifest import Manifest
 from k15.store.runs import latest_run
 from tests.e2e.driver import Cli, wait_for
 
-ROUNDS = 10
+ROUNDS = 20  # enough that the phase still runs when the first committed round has been seen
 
 
 def rl_rounds(store: Store) -> dict[str, list[str]]:
@@ -50,20 +48,17 @@ def test_a_run_killed_mid_round_is_finished_by_the_next(cli: Cli, store: Store, 
         "--set=nodes.rl.recipe.prompts_per_round=16",
         f"--set=nodes.rl.recipe.seed={seed}",
     )
-    before = rl_rounds(store)
-    run = cli.start(*arguments)
-    wait_for(
-        lambda: any(len(done) >= 1 for key, done in rl_rounds(store).items() if key not in before), "a round"
-    )
-    (key,) = set(rl_rounds(store)) - set(before)
-    committed = rl_rounds(store)[key]
+    before, before_the_kill = rl_rounds(store), attempts(store)
     finished = {manifest.key for manifest in store.manifests()}
-    before_the_kill = attempts(store)
-    if victim == "s3":
-        kill_s3()
-    else:
-        cli.kill(victim)
-    finish(run)
+    with cli.start(*arguments) as run:
+        wait_for(lambda: bool(rl_rounds(store).keys() - before.keys()), "a round", every_s=0.05)
+        (key,) = rl_rounds(store).keys() - before.keys()
+        committed = rl_rounds(store)[key]
+        if victim == "s3":
+            kill_s3()
+        else:
+            cli.kill(victim)
+        run.wait(timeout=300)  # it may go on by its own retry or end by the fault
     wait_for(lambda: not cli.processes("stages."), "the end of every stage process", timeout_s=15)
     again = cli.run(*arguments)
     assert again.returncode == 0, again.stdout[-4000:] + again.stderr[-4000:]
@@ -78,8 +73,3 @@ def test_a_run_killed_mid_round_is_finished_by_the_next(cli: Cli, store: Store, 
     verified = cli.run("verify", f"s3://k15/{cli.env['K15_S3_PREFIX']}/stages/{manifest.key}")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert not cli.processes("stages.") and not cli.processes("flows.")
-
-
-def finish(run: subprocess.Popen[bytes]) -> None:
-    """Wait for a run that may go on by its own retry or end by the fault."""
-    run.wait(timeout=300)
