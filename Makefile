@@ -39,6 +39,7 @@ check:  ## Format, lint, types, import rules.
 bench: setup  ## Run one benchmark: make bench NAME=spine
 	@script=tests/bench/$(NAME).py; \
 	  test -f $$script || { echo "make bench: NAME is one of: $(basename $(notdir $(wildcard tests/bench/*.py)))" >&2; exit 2; }; \
+	  ! grep -q '^# services: local' $$script || $(CONTROL)/python -m infra.local up; \
 	  environment=$$(sed -n 's/^# environment: //p' $$script | head -1); \
 	  mkdir -p out/bench; PYTHONPATH=. .venv/$${environment:-control}/bin/python $$script $(ARGS)
 

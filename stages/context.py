@@ -6,9 +6,11 @@ Roles: `model.<name>` for every model compared. Writes context.json and heatmap.
 """
 
 import logging
+import os
+from functools import partial
 from pathlib import Path
 
-from k15.engines.megatron import architecture
+from k15.engines.megatron import architecture, ranks
 from k15.engines.megatron.trainer import MegatronTrainer
 from k15.loops.context import Answer, answers, probes, summarize
 from k15.recipes.context import ContextRecipe
@@ -35,14 +37,13 @@ def body(ctx: StageContext, recipe: ContextRecipe) -> None:
             f"max_tokens_per_microbatch={recipe.max_tokens_per_microbatch} is less than a length of {longest}"
         )
     found: dict[str, list[Answer]] = {}
+    trainer: MegatronTrainer | None = None
     for number, name in enumerate(names):
         ctx.progress(number, len(names), "models")
-        found[name] = evaluate(
-            ctx.inputs[MODEL_ROLE + name].download(ctx.scratch / name),
-            recipe,
-            rope_base=recipe.rope_bases.get(name),
-            threads=ctx.job.resources.cores,
-        )
+        directory = ctx.inputs[MODEL_ROLE + name].download(ctx.scratch / name)
+        trainer = open_model(ctx, recipe, directory, rope_base=recipe.rope_bases.get(name), last=trainer)
+        encode = partial(load_tokenizer(directory).encode, add_special_tokens=False)
+        found[name] = answers(trainer, list(probes(recipe, encode)))
     report = summarize(found, recipe)
     ctx.out.write_json("context.json", report)
     ctx.out.write_bytes("heatmap.html", heat_page(report).encode())
@@ -53,21 +54,27 @@ def body(ctx: StageContext, recipe: ContextRecipe) -> None:
     ctx.progress(len(names), len(names), "models")
 
 
-def evaluate(
-    directory: Path, recipe: ContextRecipe, *, rope_base: float | None, threads: int
-) -> list[Answer]:
-    """One model's answers, beyond the positions its config.json allows where a length asks for it."""
-    tokenizer = load_tokenizer(directory)
-    trainer = MegatronTrainer(
+def open_model(
+    ctx: StageContext,
+    recipe: ContextRecipe,
+    directory: Path,
+    *,
+    rope_base: float | None,
+    last: MegatronTrainer | None,
+) -> MegatronTrainer:
+    """One model, beyond the positions its config.json allows where a length asks for it."""
+    return ranks.lead(
         directory,
-        threads=threads,
+        layout=ctx.job.resources.layout,
+        env=os.environ,
+        last=last,
+        threads=ctx.job.resources.cores,
         max_tokens_per_microbatch=recipe.max_tokens_per_microbatch,
         rope_base=rope_base,
         max_positions=max(*recipe.lengths, architecture.read(directory).max_positions),
+        precision=recipe.precision,
     )
-    asked = list(probes(recipe, lambda text: tokenizer.encode(text, add_special_tokens=False)))
-    return answers(trainer, asked)
 
 
 if __name__ == "__main__":
-    run_stage(ContextRecipe, body)
+    run_stage(ContextRecipe, body, follow=ranks.follow)

@@ -69,3 +69,4 @@ class ContextRecipe(StageRecipe):
         0.9, gt=0, le=1, description="at every depth of a length that counts as usable"
     )
     max_tokens_per_microbatch: int = Field(4096, ge=8, description="a document is never split")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="CUDA asks for bfloat16")

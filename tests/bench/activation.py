@@ -1,3 +1,4 @@
+# services: local
 """Long-context activation in miniature: three seeds named beforehand, with both controls, through the stages.
 
 Each seed is a whole pipeline (its own documents, weights, order). Retrieval is greedy accuracy of look-ups;

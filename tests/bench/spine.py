@@ -1,3 +1,4 @@
+# services: local
 """RL and the length reward on the tiny recipe: three seeds named beforehand, paired on held-out prompts.
 
 Each seed is a whole pipeline (its own data, tokenizer, model); the first is `make run`'s own. Prints a row

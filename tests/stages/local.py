@@ -89,6 +89,7 @@ class LocalContext:
             add_directory=self.parts.__setitem__,
             write_json=self.written.__setitem__,
             write_table=self.written.__setitem__,
+            write_bytes=self.written.__setitem__,
         )
 
     @property

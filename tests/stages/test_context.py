@@ -12,6 +12,7 @@ import pytest
 
 from k15.recipes.context import ContextRecipe, CorpusRecipe
 from k15.recipes.data import BaseRecipe
+from k15.recipes.pipeline import Resources
 from k15.tasks.tokenizer import train_tokenizer
 from stages import context, corpus
 from stages.base import random_qwen
@@ -52,7 +53,7 @@ def local_context(tmp_path: Path, **models: Path) -> Any:
     return SimpleNamespace(
         inputs={f"model.{name}": opened(directory) for name, directory in models.items()},
         scratch=tmp_path / "scratch",
-        job=SimpleNamespace(resources=SimpleNamespace(cores=1)),
+        job=SimpleNamespace(resources=Resources(cores=1)),
         out=LocalOut(),
         summary={},
         progress=lambda done, total, what: None,

@@ -15,7 +15,12 @@ from k15.engines.megatron.token_logprobs import token_logprobs
 
 
 class LossModel(GPTModel):  # type: ignore[misc]
-    """A GPTModel that, given labels and a loss mask, never holds the logits of a sequence."""
+    """A GPTModel that, given labels and a loss mask, never holds the logits of a sequence.
+
+    While `less_best` is set, each log-prob is given less the largest one in its place, without gradient.
+    """
+
+    less_best = False
 
     def _postprocess(
         self, *, hidden_states: Tensor, labels: Tensor | None, loss_mask: Tensor | None, **rest: Any
@@ -41,6 +46,7 @@ class LossModel(GPTModel):  # type: ignore[misc]
             labels[0].index_select(0, kept),
             group=group,
             weights_L=loss_mask[0][kept] if loss_mask.is_floating_point() else None,
+            less_best=self.less_best,
         )
         return -logprobs_L[None]
 

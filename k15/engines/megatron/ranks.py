@@ -11,6 +11,7 @@ import argparse
 import atexit
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -44,15 +45,26 @@ FAULT, BAD_INPUT = 1, 2
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
-def lead(model_dir: Path, *, layout: Layout, env: Mapping[str, str], **options: Any) -> MegatronTrainer:
+def lead(
+    model_dir: Path,
+    *,
+    layout: Layout,
+    env: Mapping[str, str],
+    last: MegatronTrainer | None = None,
+    **options: Any,
+) -> MegatronTrainer:
     """A trainer laid out over `layout.world` processes, of which this is the first.
 
-    `options` are MegatronTrainer's. The others end with this process, or with `close` of the trainer.
+    `options` are MegatronTrainer's. The others end with this process, or with `close` of the trainer; those
+    of `last`, a trainer of this function with the same layout, go on with the new model in place of its own.
     ValueError before any of them starts where the layout does not divide the model.
     """
     if layout.world == 1:
         return MegatronTrainer(model_dir, layout=layout, **options)
     architecture.refuse_undivided(architecture.read(model_dir), layout)
+    if isinstance(last, LeadingTrainer):
+        last.open(model_dir, layout=layout, **options)
+        return last
     if "RANK" in env:
         parallel.join(None)
         followers = []
@@ -97,7 +109,7 @@ class LeadingTrainer(MegatronTrainer):
         self._followers = followers
         self._calls = dist.new_group(backend="gloo", timeout=IDLE)
         atexit.register(self.close)
-        self._open(*args, **kwargs)
+        self.open(*args, **kwargs)
 
     def tell(self, call: Call | None) -> None:
         """Send a call to every follower; None lets them end."""
@@ -121,14 +133,18 @@ class LeadingTrainer(MegatronTrainer):
         self.failed = True
 
     def _begin(self, *args: Any, **kwargs: Any) -> None:
+        for name in ("_model", "_wrapped", "_optimizer"):  # the last model goes before the next one comes
+            self.__dict__.pop(name, None)
+        gc.collect()
         super().__init__(*args, **kwargs)
 
     _begin.__name__ = "open"
-    _open = _led(_begin)
+    open = _led(_begin)
     reset_optimizer = _led(MegatronTrainer.reset_optimizer)
     supervised_step = _led(MegatronTrainer.supervised_step)
     policy_update = _led(MegatronTrainer.policy_update)
     logprobs = _led(MegatronTrainer.logprobs)
+    greedy_matches = _led(MegatronTrainer.greedy_matches)
     tensors = _led(MegatronTrainer.tensors)
     save = _led(MegatronTrainer.save)
     save_state = _led(MegatronTrainer.save_state)
@@ -177,6 +193,8 @@ def _follow() -> None:
             return
         name, args, kwargs = message[0]
         if name == "open":
+            trainer = None
+            gc.collect()
             trainer = MegatronTrainer(*args, **kwargs)
             continue
         result = getattr(trainer, name)(*args, **kwargs)

@@ -22,9 +22,13 @@ def token_logprobs(
     *,
     group: dist.ProcessGroup | None = None,
     weights_L: Tensor | None = None,
+    less_best: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Tensor:
     """log softmax(states · weightᵀ) at each label, fp32. Shape L.
+
+    With `less_best`, less the largest log-prob in its place: 0 where greedy decoding takes the label, else
+    negative. That has no gradient.
 
     `group` shares the vocabulary: rank r's weight is the r-th part of it, every rank has all states and gets
     the same result, and the gradient of the states is the rank's share of a sum over `group`.
@@ -36,11 +40,12 @@ def token_logprobs(
     """
     vocabulary = _Vocabulary.of(group, weight_VH.size(0))
     size = _chunk_size(len(labels_L), weight_VH.size(0), chunk_bytes)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not less_best:
         return _TokenLogprobs.apply(states_LH, weight_VH, labels_L, weights_L, vocabulary, size)
     logprobs_L = states_LH.new_empty(len(labels_L), dtype=torch.float32)
     for chunk in _chunks(states_LH, weight_VH, labels_L, vocabulary, size):
-        logprobs_L[chunk.part] = chunk.chosen_C
+        best_C = vocabulary.best(chunk.logprobs_CV) if less_best else 0.0
+        logprobs_L[chunk.part] = chunk.chosen_C - best_C
     return logprobs_L
 
 
@@ -72,6 +77,13 @@ class _Vocabulary:
         sums_C = (log_sums_C - largest_C).exp()
         dist.all_reduce(sums_C, group=self.group)
         logprobs_CV += (log_sums_C - largest_C - sums_C.log())[:, None]
+
+    def best(self, logprobs_CV: Tensor) -> Tensor:
+        """The largest log-prob of each token over all of the vocabulary."""
+        best_C = logprobs_CV.amax(1)
+        if self.group is not None:
+            dist.all_reduce(best_C, op=dist.ReduceOp.MAX, group=self.group)
+        return best_C
 
     def chosen(self, logprobs_CV: Tensor, labels_C: Tensor) -> Tensor:
         """Each label's log-prob, wherever its column is."""

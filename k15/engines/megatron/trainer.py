@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -17,7 +16,7 @@ from torch import Tensor
 from k15.algo.flops import training_flops
 from k15.algo.loss import surrogate_loss, token_cross_entropy
 from k15.algo.packing import microbatches
-from k15.engines.megatron import architecture, cpu, greedy, model, optimizer, parallel, schedule, state
+from k15.engines.megatron import architecture, cpu, model, optimizer, parallel, schedule, state
 from k15.engines.megatron.architecture import Precision
 from k15.engines.megatron.batch import Packed, Share, pack
 from k15.engines.megatron.policy import Iteration, PolicyRows, Surrogate, flatten
@@ -183,33 +182,30 @@ class MegatronTrainer:
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         """For each row the log-probs of its loss tokens."""
+        return self._of_loss_tokens(rows)
+
+    def greedy_matches(self, rows: Sequence[Row]) -> list[list[bool]]:
+        """For each row, whether each of its loss tokens is the one that greedy decoding would take there."""
+        self._model.module.less_best = True
+        try:
+            return [[value == 0 for value in row] for row in self._of_loss_tokens(rows)]
+        finally:
+            self._model.module.less_best = False
+
+    def _of_loss_tokens(self, rows: Sequence[Row]) -> list[list[float]]:
+        """What the model gives for the loss tokens of each row; the same on every rank."""
         counts = [sum(row.in_loss) for row in rows]
         ends = torch.tensor([0, *counts], device=self._device).cumsum(0)
         flat = torch.zeros(sum(counts), device=self._device)
 
-        def see(packed: Packed, logprobs_T: Tensor) -> None:
+        def see(packed: Packed, values_T: Tensor) -> None:
             starts_N = ends[list(packed.indices)]
-            flat[(starts_N[packed.row_T] + packed.ordinal_T)[packed.in_loss_T]] = logprobs_T[packed.in_loss_T]
+            flat[(starts_N[packed.row_T] + packed.ordinal_T)[packed.in_loss_T]] = values_T[packed.in_loss_T]
 
         packs = self._pack(rows, range(len(rows)), self._max_tokens, share=False)
         schedule.forward(self._wrapped, packs, see)
         values = parallel.from_last_stage(parallel.sum_over_context(flat)).split(counts)
         return [row.tolist() for row in values]
-
-    def greedy_matches(self, rows: Sequence[Row]) -> list[list[bool]]:
-        """For each row, whether each of its loss tokens is the one that greedy decoding would take there.
-
-        ValueError where several processes share the model.
-        """
-        if dist.get_world_size() > 1:
-            raise ValueError("greedy matches are worked out by one process; give the stage no layout")
-        out: list[list[bool]] = [[] for _ in rows]
-        for packed in self._pack(rows, range(len(rows)), self._max_tokens, share=False):
-            matches_L = greedy.matches(self._model.module, self._wrapped, packed)
-            row_L = packed.row_T[packed.in_loss_T]
-            for place, index in enumerate(packed.indices):
-                out[index] = matches_L[row_L == place].tolist()
-        return out
 
     @property
     def _device(self) -> torch.device:

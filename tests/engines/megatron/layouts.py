@@ -150,6 +150,7 @@ def _first_step(
     tensors = {f"gradient.{name}": tensor.clone() for name, tensor in trainer._model.named(own)}
     tensors["logits"] = logits
     tensors["logprobs"] = torch.tensor([value for row in logprobs for value in row])
+    tensors["greedy"] = torch.tensor([float(hit) for row in trainer.greedy_matches(rows) for hit in row])
     return tensors, figures
 
 

@@ -22,7 +22,7 @@ def best_after(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 def test_a_token_matches_where_it_is_the_most_likely(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, tied: bool
 ) -> None:
-    monkeypatch.setattr("k15.engines.megatron.greedy.CHUNK_TOKENS", 7)
+    monkeypatch.setattr("k15.engines.megatron.token_logprobs.CHUNK_BYTES", 7 * 4 * VOCABULARY)
     directory, reference = make_model(tied=tied)
     generator = torch.Generator().manual_seed(1)
     rows, expected = [], []
