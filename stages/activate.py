@@ -10,7 +10,7 @@ from k15.recipes.supervised import ActivateRecipe
 from k15.stage import StageContext, run_stage
 from k15.tasks.tokenizer import load_tokenizer
 from stages.rows import EVERYTHING, read_data
-from stages.supervised import fit_batches, open_trainer, record, single_course
+from stages.supervised import fit_batches, open_heldout, open_trainer, record, single_course
 
 
 def body(ctx: StageContext, recipe: ActivateRecipe) -> None:
@@ -21,12 +21,16 @@ def body(ctx: StageContext, recipe: ActivateRecipe) -> None:
             f"max_tokens_per_microbatch={recipe.max_tokens_per_microbatch} is less than a phase of {longest}"
         )
     directory = ctx.inputs["model"].download(ctx.scratch / "input")
-    rows = read_data(ctx, recipe, load_tokenizer(directory), EVERYTHING)
+    tokenizer = load_tokenizer(directory)
+    rows = read_data(ctx, recipe, tokenizer, EVERYTHING)
+    heldout = open_heldout(ctx, recipe, tokenizer, EVERYTHING, longest=longest)
     stream = Stream(rows, context_parts(recipe, {name: some.lengths for name, some in rows.items()}))
     positions = max(longest, architecture.read(directory).max_positions)
     trainer = open_trainer(ctx, recipe, directory, rope_base=recipe.rope_base, max_positions=positions)
     rate = single_course(recipe.optimizer, stream.steps)
-    fit_batches(ctx, trainer, stream.batches, recipe.optimizer, rate=rate, steps=stream.steps)
+    fit_batches(
+        ctx, trainer, stream.batches, recipe.optimizer, rate=rate, steps=stream.steps, heldout=heldout
+    )
     record(ctx, stream, rows)
     ctx.summary.update(rope_base=recipe.rope_base, max_positions=trainer.max_positions)
 

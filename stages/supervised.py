@@ -38,7 +38,8 @@ def fit_rows(ctx: StageContext, recipe: SupervisedRecipe, kinds: Kinds, *, longe
     max_positions = architecture.read(directory).max_positions
     rows = _data(ctx, recipe, tokenizer, kinds, longer)
     _refuse(rows, recipe, longer, max_positions)
-    heldout = _heldout(ctx, recipe, tokenizer, kinds, max_positions)
+    longest = max(phase.max_tokens for phase in phases)
+    heldout = open_heldout(ctx, recipe, tokenizer, kinds, longest=min(longest, max_positions))
     parts = supervised_parts(phases, {name: some.lengths for name, some in rows.items()}, recipe.seed)
     trainer = open_trainer(ctx, recipe, directory)
     rate = in_turn([_course(phase, part.steps) for phase, part in zip(phases, parts, strict=True)])
@@ -186,17 +187,13 @@ def _refuse(rows: dict[str, RowFile], recipe: SupervisedRecipe, longer: str, max
             )
 
 
-def _heldout(
-    ctx: StageContext, recipe: SupervisedRecipe, tokenizer: Any, kinds: Kinds, max_positions: int
+def open_heldout(
+    ctx: StageContext, recipe: FitRecipe, tokenizer: Any, kinds: Kinds, *, longest: int
 ) -> Heldout | None:
-    """The rows of input `heldout`, where there is one."""
+    """The rows of input `heldout`, where there is one; ValueError for one of more than `longest` tokens."""
     if HELDOUT not in ctx.inputs:
         return None
     rows = read_role(ctx, HELDOUT, tokenizer, kinds)
-    limit = min(
-        max(phase.max_tokens for phase in recipe.all_phases()),
-        max_positions,
-        recipe.max_tokens_per_microbatch + 1,  # a row's last token is only predicted
-    )
+    limit = min(longest, recipe.max_tokens_per_microbatch + 1)  # a row's last token is only predicted
     refuse_longer(rows.lengths, limit, where=ctx.inputs[HELDOUT].uri)
     return Heldout([rows.row(index) for index in range(len(rows))], recipe.evaluate_every_steps)

@@ -75,7 +75,7 @@ class FitRecipe(StageRecipe):
     """What every stage that fits tokens has: a model, and a data set (`data`) or several (`data.<name>`)."""
 
     roles: ClassVar[tuple[str, ...]] = ("model",)
-    optional_roles: ClassVar[tuple[str, ...]] = (DATA, f"{DATA}.*")
+    optional_roles: ClassVar[tuple[str, ...]] = (DATA, f"{DATA}.*", HELDOUT)
 
     seed: int = 0
     max_tokens_per_microbatch: int = Field(4096, ge=8, description="a row is never split")
@@ -84,32 +84,38 @@ class FitRecipe(StageRecipe):
     )
     recompute: bool = Field(False, description="work activations out again on the way back, and keep none")
     optimizer: Optimizer = Optimizer()
+    evaluate_every_steps: int = Field(0, ge=0, description="the loss of input heldout; 0: there is none")
 
     def mixtures(self) -> tuple[Mixture, ...]:
         """Every mixture in the recipe."""
         raise TypeError(f"{type(self).__name__} has to say which mixtures it holds")
 
     def role_problems(self, roles: Collection[str]) -> tuple[str, ...]:
-        """No data set at all, `data` beside others, or one that a mixture names and no role gives."""
+        """No data set at all, `data` beside others, or one that a mixture names and no role gives.
+
+        Held-out rows without a rhythm for them, or the reverse.
+        """
         names = data_names(roles)
         if not names:
             return (f"inputs.{DATA}: missing; {self.kind} needs it, or several as {DATA}.<name>",)
         if DATA in names and len(names) > 1:
             return (f"inputs.{DATA}: there are {DATA}.<name> too; give each data set a name",)
         asked = {name for mixture in self.mixtures() for name in mixture}
-        return tuple(
+        problems = [
             f"recipe: mixture names {name!r}, but there is no input {DATA}.{name}; there are {sorted(names)}"
             for name in sorted(asked - set(names))
-        )
+        ]
+        if (HELDOUT in roles) != bool(self.evaluate_every_steps):
+            given = "an input" if HELDOUT in roles else "no input"
+            told = f"evaluate_every_steps={self.evaluate_every_steps} and {given} `{HELDOUT}`"
+            problems.append(f"recipe: {told}: give both or neither")
+        return tuple(problems)
 
 
 class SupervisedRecipe(FitRecipe, Batching):
     """One phase given by the recipe's own fields, or several `phases` in turn."""
 
-    optional_roles: ClassVar[tuple[str, ...]] = (*FitRecipe.optional_roles, HELDOUT)
-
     phases: tuple[Phase, ...] = ()
-    evaluate_every_steps: int = Field(0, ge=0, description="the loss of input heldout; 0: there is none")
 
     @model_validator(mode="after")
     def _steps_or_phases(self) -> Self:
@@ -133,15 +139,6 @@ class SupervisedRecipe(FitRecipe, Batching):
         fields = {name: getattr(self, name) for name in Batching.model_fields}
         rates = {name: getattr(self.optimizer, name) for name in Rates.model_fields}
         return (Phase(name=self.kind, **fields, **rates),)
-
-    def role_problems(self, roles: Collection[str]) -> tuple[str, ...]:
-        """Those of the data sets, and held-out rows without a rhythm for them, or the reverse."""
-        problems = super().role_problems(roles)
-        if (HELDOUT in roles) == bool(self.evaluate_every_steps):
-            return problems
-        given = "an input" if HELDOUT in roles else "no input"
-        told = f"evaluate_every_steps={self.evaluate_every_steps} and {given} `{HELDOUT}`"
-        return (*problems, f"recipe: {told}: give both or neither")
 
     def mixtures(self) -> tuple[Mixture, ...]:
         """Those of its phases."""

@@ -15,39 +15,19 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A small Qwen3 with untied embeddings, in fp32."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.Qwen3Config(
-        vocab_size=512,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_log_probs_are_near_hugging_faces_in_bf16(directory: Path) -> None:
+def test_log_probs_are_near_hugging_faces_in_bf16(cuda_model: Path) -> None:
     import transformers
 
     from k15.engines.megatron.trainer import MegatronTrainer
     from k15.records import Sequence
 
-    reference = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(cuda_model, dtype=torch.float32)
     rows = [
         Sequence(tuple((11 * n + 7 * t) % 512 for t in range(length)), (False,) + (True,) * (length - 1))
         for n, length in enumerate((40, 9, 100))
     ]
     got = MegatronTrainer(
-        directory, threads=1, max_tokens_per_microbatch=1024, precision="bfloat16"
+        cuda_model, threads=1, max_tokens_per_microbatch=1024, precision="bfloat16"
     ).logprobs(rows)
     for row, values in zip(rows, got, strict=True):
         tokens = torch.tensor(row.token_ids)[None]
@@ -57,26 +37,26 @@ def test_log_probs_are_near_hugging_faces_in_bf16(directory: Path) -> None:
         assert float((torch.tensor(values) - expected).abs().mean()) < 0.05
 
 
-def test_loading_and_saving_keeps_every_bf16_weight(directory: Path, tmp_path: Path) -> None:
+def test_loading_and_saving_keeps_every_bf16_weight(cuda_model: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     from k15.engines.megatron.trainer import MegatronTrainer
 
-    MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=1024, precision="bfloat16").save(
+    MegatronTrainer(cuda_model, threads=1, max_tokens_per_microbatch=1024, precision="bfloat16").save(
         tmp_path / "out"
     )
-    before, after = (load_file(path / "model.safetensors") for path in (directory, tmp_path / "out"))
+    before, after = (load_file(path / "model.safetensors") for path in (cuda_model, tmp_path / "out"))
     assert set(before) == set(after)
     assert all(torch.equal(before[name].bfloat16(), after[name]) for name in before)
 
 
-def test_supervised_steps_and_a_policy_update_train(directory: Path) -> None:
+def test_supervised_steps_and_a_policy_update_train(cuda_model: Path) -> None:
     from k15.engines.megatron.trainer import MegatronTrainer
     from k15.recipes.rl import PolicyUpdate
     from k15.recipes.supervised import Optimizer
     from k15.records import Group, Sequence
 
-    trainer = MegatronTrainer(directory, threads=1, max_tokens_per_microbatch=512, precision="bfloat16")
+    trainer = MegatronTrainer(cuda_model, threads=1, max_tokens_per_microbatch=512, precision="bfloat16")
     rows = [
         Sequence(tuple((5 * n + t) % 512 for t in range(20 + n)), (False,) * 5 + (True,) * (15 + n))
         for n in range(32)

@@ -70,8 +70,9 @@ def test_activation_trains_at_each_length_and_writes_base_and_positions(
         {"length": 64, "steps": 3, "sequences_per_step": 2},
         {"length": 96, "steps": 2, "sequences_per_step": 2},
     ]
-    context = LocalContext({"model": model, "data": texts}, tmp_path / "run")
-    activate.body(context, ActivateRecipe.parse({"phases": phases}, where="test"))
+    context = LocalContext({"model": model, "data": texts, "heldout": texts}, tmp_path / "run")
+    activate.body(context, ActivateRecipe.parse({"phases": phases, "evaluate_every_steps": 3}, where="test"))
+    assert ["heldout_loss" in row for row in context.rows] == [False, False, True, False, True]
     config = json.loads((context.parts["model"] / "config.json").read_text())
     assert config["max_position_embeddings"] == 96
     assert config["rope_parameters"]["rope_theta"] == 1e6
