@@ -40,11 +40,13 @@ class LocalInput:
 
 
 class LocalSteps:
-    """Step checkpoints in a folder."""
+    """Step checkpoints in a folder, which may have some."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.kept: list[SimpleNamespace] = []
+        self._list = folder / "kept.json"
+        kept = json.loads(self._list.read_text()) if self._list.is_file() else []
+        self.kept = [SimpleNamespace(**record) for record in kept]
 
     def last(self) -> SimpleNamespace | None:
         return self.kept[-1] if self.kept else None
@@ -58,6 +60,7 @@ class LocalSteps:
     def save(self, number: int, directory: Path, state: dict[str, Any]) -> None:
         shutil.copytree(directory, self._folder / str(number))
         self.kept.append(SimpleNamespace(number=number, state=json.loads(json.dumps(state))))
+        self._list.write_text(json.dumps([vars(record) for record in self.kept]))
 
 
 class NoMirror:

@@ -46,6 +46,20 @@ def test_a_stage_over_two_ranks_fits_the_same_model(model: LocalInput, tmp_path:
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
 
+def test_a_run_goes_on_over_other_ranks_than_it_began_on(model: LocalInput, tmp_path: Path) -> None:
+    """Every rank reads the checkpoint before the stage removes it."""
+    fit(model.directory, tmp_path / "one", Layout())
+    began = over_two_ranks("stop", str(tmp_path / "two"), json.dumps({"context": 2}), str(model.directory))
+    assert [row["step"] for row in began] == [0, 1]
+    one = load_file(tmp_path / "one/model/model.safetensors")
+    for name, layout in (("pipe", {"pipeline": 2}), ("data", {"data": 2})):
+        rows = over_two_ranks("fit", str(tmp_path / name), json.dumps(layout), str(model.directory))
+        assert [row["step"] for row in rows] == [0, 1, 2]
+        assert rows[:2] == began
+        ended = load_file(tmp_path / name / "model/model.safetensors")
+        assert all(torch.allclose(one[key], ended[key], atol=1e-5) for key in one)
+
+
 def test_the_evaluation_of_several_models_over_two_ranks(model: LocalInput, tmp_path: Path) -> None:
     models = [model.directory, model.directory]
     alone = probe(models, tmp_path / "one", Layout())

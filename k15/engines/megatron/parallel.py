@@ -70,6 +70,12 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+def wait_for_all() -> None:
+    """Return once every rank has come here."""
+    if dist.get_world_size() > 1:
+        dist.barrier()
+
+
 def data_rank() -> int:
     """This process's place among the data-parallel ranks."""
     return int(parallel_state.get_data_parallel_rank())

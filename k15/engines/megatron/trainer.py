@@ -176,9 +176,11 @@ class MegatronTrainer:
     def load_state(self, directory: Path) -> None:
         """Go on from what `save_state` wrote, to the bit; after `reset_optimizer` with the run's values.
 
-        ValueError where it is another model's state, is not whole, or a file is damaged.
+        Returns once every rank has read it: the directory may go then. ValueError where it is another model's
+        state, is not whole, or a file is damaged.
         """
         state.load(directory, self._model, self._optimizer)
+        parallel.wait_for_all()
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         """For each row the log-probs of its loss tokens."""
