@@ -36,4 +36,4 @@ def body(ctx: StageContext, recipe: ActivateRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(ActivateRecipe, body, follow=ranks.follow)
+    run_stage(ActivateRecipe, body, meet=ranks.meet)

@@ -77,4 +77,4 @@ def open_model(
 
 
 if __name__ == "__main__":
-    run_stage(ContextRecipe, body, follow=ranks.follow)
+    run_stage(ContextRecipe, body, meet=ranks.meet)

@@ -16,4 +16,4 @@ def body(ctx: StageContext, recipe: LongCotRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(LongCotRecipe, body, follow=ranks.follow)
+    run_stage(LongCotRecipe, body, meet=ranks.meet)

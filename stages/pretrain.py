@@ -16,4 +16,4 @@ def body(ctx: StageContext, recipe: PretrainRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(PretrainRecipe, body, follow=ranks.follow)
+    run_stage(PretrainRecipe, body, meet=ranks.meet)

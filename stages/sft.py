@@ -16,4 +16,4 @@ def body(ctx: StageContext, recipe: SftRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(SftRecipe, body, follow=ranks.follow)
+    run_stage(SftRecipe, body, meet=ranks.meet)

@@ -45,20 +45,19 @@ def run_stage(
     recipe_type: type[R],
     body: Callable[[StageContext, R], None],
     *,
-    follow: Callable[[Mapping[str, str]], None] | None = None,
+    meet: Callable[[Mapping[str, str]], bool] | None = None,
 ) -> NoReturn:
     """Run `body` for the job on the command line, once per stage key, and exit with the stage's code.
 
-    Where torchrun or Kubernetes started several ranks of a stage (RANK), the first runs it and the others
-    `follow`.
+    Where torchrun or Kubernetes started several ranks of a stage (RANK), they `meet`: that is true for the
+    first, which runs the stage, and false for the others, once the first has ended.
     """
     parser = argparse.ArgumentParser(description=f"Run one {recipe_type.kind} stage.")
     parser.add_argument("--job", required=True, help="s3:// address or path of a resolved job")
     parser.add_argument("--debug", action="store_true", help="show stack traces of bad input, and debug logs")
     arguments = parser.parse_args()
     _configure_logging(arguments.debug)
-    if follow is not None and int(os.environ.get("RANK", "0")):
-        follow(os.environ)
+    if meet is not None and "RANK" in os.environ and not meet(os.environ):
         sys.exit(DONE)
     stop = StopSignal()
     if os.environ.get("K15_WATCH_STDIN") == "1":

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from k15.engines.megatron import cpu
 from k15.recipes.pipeline import Layout
 
 T = TypeVar("T")
+COLLECTIVE = timedelta(minutes=30)  # a rank waits this long for the others in one operation
 
 _layout: Layout | None = None  # what Megatron's parallel state, which is the process's, was made for
 
@@ -31,7 +33,7 @@ def start(seed: int, layout: Layout | None = None) -> None:
     cpu.install()
     if not dist.is_initialized():
         if dist.is_torchelastic_launched():
-            join(None)
+            meet(late=COLLECTIVE)
         else:
             join(dist.HashStore(), rank=0, world=1)
     _refuse_other_world(layout)
@@ -46,10 +48,18 @@ def start(seed: int, layout: Layout | None = None) -> None:
         _layout = layout
 
 
-def join(store: dist.Store | None, *, rank: int = -1, world: int = -1) -> None:
-    """Join the process group that meets at `store`; without one, where the environment says."""
+def meet(*, late: timedelta) -> None:
+    """Join the process group that the environment describes; a rank may come `late` after the first."""
+    store, rank, world = next(dist.rendezvous("env://", timeout=late))
+    store.set(f"here/{rank}", "")
+    store.wait([f"here/{other}" for other in range(world)], late)
+    join(store, rank=rank, world=world)
+
+
+def join(store: dist.Store, *, rank: int, world: int) -> None:
+    """Join the process group that meets at `store`; every rank is there, or about to come."""
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=COLLECTIVE)
     atexit.register(_leave)
 
 

@@ -1,10 +1,11 @@
 """Many processes behind one trainer: the stage's process is rank 0, the others follow its calls.
 
-    python -m k15.engines.megatron.ranks      (rank, world and meeting place from the environment)
+    python -m k15.engines.megatron.ranks --rank R --world N --port P      (what rank 0 starts)
 
 Rank 0 starts the others on its own machine, unless RANK is set: then torchrun or Kubernetes has started
-every rank, with a scratch directory that all of them see. Each call of the trainer is sent to all ranks, and
-made by all. Where one fails, all end: rank 0 raises what the other said, and a rank without leader ends.
+every rank, with a scratch directory (TMPDIR) that all of them see. Each call of the trainer is sent to all
+ranks, and made by all. Where one fails, all end: rank 0 raises what the other said, and a rank without leader
+ends.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -29,6 +29,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch.distributed as dist
 
 from k15.engines.megatron import architecture, parallel
+from k15.engines.megatron.calls import IDLE, Calls
 from k15.engines.megatron.trainer import MegatronTrainer
 from k15.recipes.pipeline import Layout
 
@@ -36,13 +37,10 @@ log = logging.getLogger("k15.ranks")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-IDLE = timedelta(days=30)  # a follower waits this long for its next call
 POLL_S = 0.5
 GRACE_S = 5.0  # a rank that failed stays this long for its leader to fail by itself
 NOTICE_S = 20.0  # after a follower's death the leader is to notice within this, or is ended
 FAULT, BAD_INPUT = 1, 2
-
-Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
 
 def lead(
@@ -65,22 +63,42 @@ def lead(
     if isinstance(last, LeadingTrainer):
         last.open(model_dir, layout=layout, **options)
         return last
+    followers = []
     if "RANK" in env:
-        parallel.join(None)
-        followers = []
+        meet(env)
     else:
         store = dist.TCPStore("127.0.0.1", 0, layout.world, is_master=True, wait_for_workers=False)
         followers = [_launch(rank, layout.world, store.port) for rank in range(1, layout.world)]
         Watch(followers).start()
         parallel.join(store, rank=0, world=layout.world)
-    return LeadingTrainer(followers, model_dir, layout=layout, **options)
+    return LeadingTrainer(followers, _calls(), model_dir, layout=layout, **options)
 
 
-def follow(env: Mapping[str, str]) -> None:
-    """Be the rank that the environment says, until the leader ends."""
+def meet(env: Mapping[str, str]) -> bool:
+    """Be the rank that the environment says: True at once on the leader, where all ranks have come.
+
+    False on another, when the leader has ended: it has made the leader's calls. Safe to call again on the
+    leader. However late a rank comes, and however long the leader takes to its first call, the others wait.
+    """
+    if dist.is_initialized():
+        return True
+    leads = env["RANK"] == "0"
+    if not leads:
+        _ignore_signals()
+    parallel.meet(late=IDLE)
+    calls = _calls()
+    if leads:
+        atexit.register(calls.end)
+        return True
     log.info("rank=%s follows", env["RANK"])
-    parallel.join(None)
-    _follow()
+    _follow(calls)
+    return False
+
+
+@functools.cache
+def _calls() -> Calls:
+    """Of this process: all ranks make it once they have met."""
+    return Calls()
 
 
 def _led(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
@@ -89,10 +107,10 @@ def _led(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, 
     @functools.wraps(method)
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            self.tell((method.__name__, args, kwargs))
+            self.calls.tell((method.__name__, args, kwargs))
             return method(self, *args, **kwargs)
         except Exception as error:
-            self.failed = True
+            self.calls.over = True
             said = _said(dist.get_world_size())
             if said and not isinstance(error, ValueError | FloatingPointError):
                 raise said from error
@@ -104,25 +122,20 @@ def _led(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, 
 class LeadingTrainer(MegatronTrainer):
     """Rank 0's trainer: its calls are made by every rank."""
 
-    def __init__(self, followers: list["subprocess.Popen[bytes]"], *args: Any, **kwargs: Any) -> None:
-        self.failed = False
+    def __init__(
+        self, followers: list["subprocess.Popen[bytes]"], calls: Calls, *args: Any, **kwargs: Any
+    ) -> None:
+        self.calls = calls
         self._followers = followers
-        self._calls = dist.new_group(backend="gloo", timeout=IDLE)
         atexit.register(self.close)
         self.open(*args, **kwargs)
-
-    def tell(self, call: Call | None) -> None:
-        """Send a call to every follower; None lets them end."""
-        dist.broadcast_object_list([call], src=0, group=self._calls)
 
     def close(self) -> None:
         """Let the followers end; where a call failed, end them."""
         atexit.unregister(self.close)
-        if not self.failed:
-            with contextlib.suppress(RuntimeError):
-                self.tell(None)
+        told = self.calls.end()
         for follower in self._followers:
-            if self.failed:
+            if not told:
                 follower.kill()
             try:
                 follower.wait(GRACE_S)
@@ -130,7 +143,6 @@ class LeadingTrainer(MegatronTrainer):
                 follower.kill()
             if follower.stdin is not None:
                 follower.stdin.close()
-        self.failed = True
 
     def _begin(self, *args: Any, **kwargs: Any) -> None:
         for name in ("_model", "_wrapped", "_optimizer"):  # the last model goes before the next one comes
@@ -181,17 +193,12 @@ def _launch(rank: int, world: int, port: int) -> "subprocess.Popen[bytes]":
     )
 
 
-def _follow() -> None:
+def _follow(calls: Calls) -> None:
     """Make the leader's calls until it says that there are no more; exit where one fails."""
     sys.excepthook = _fail
-    calls = dist.new_group(backend="gloo", timeout=IDLE)
     trainer: MegatronTrainer | None = None
-    while True:
-        message: list[Call | None] = [None]
-        dist.broadcast_object_list(message, src=0, group=calls)
-        if message[0] is None:
-            return
-        name, args, kwargs = message[0]
+    while (call := calls.hear()) is not None:
+        name, args, kwargs = call
         if name == "open":
             trainer = None
             gc.collect()
@@ -225,6 +232,12 @@ def _said(world: int) -> Exception | None:
     return None
 
 
+def _ignore_signals() -> None:
+    """What asks the stage to end is meant for the leader, which still needs this rank."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end_with_leader() -> None:
     """End this process when standard input, whose other end the leader holds, closes."""
 
@@ -237,21 +250,17 @@ def _end_with_leader() -> None:
 
 
 def main() -> None:
-    """Follow the leader that the arguments name; without any, the one of the environment."""
+    """Follow the leader that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("rank", "world", "port"):
-        parser.add_argument(f"--{name}", type=int)
+        parser.add_argument(f"--{name}", type=int, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    if arguments.rank is None:
-        follow(os.environ)
-        return
-    for number in (signal.SIGTERM, signal.SIGINT):  # meant for the leader, which still needs this rank
-        signal.signal(number, signal.SIG_IGN)
+    _ignore_signals()
     _end_with_leader()
     store = dist.TCPStore("127.0.0.1", arguments.port, arguments.world, is_master=False)
     parallel.join(store, rank=arguments.rank, world=arguments.world)
-    _follow()
+    _follow(_calls())
 
 
 if __name__ == "__main__":
