@@ -12,7 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
-SHARD_BYTES = 2 * 1024**3
+SHARD_BYTES = 2 * 1024**3  # at most
+SHARDS = 16  # at least, of a model that is in memory while it is written
+LEAST_BYTES = 8 * 1024**2  # smaller shards would spare nothing worth a file
+
+
+def shard_bytes_of(total_bytes: int) -> int:
+    """The size of a shard that adds little to a model of `total_bytes` in memory."""
+    return max(LEAST_BYTES, min(SHARD_BYTES, total_bytes // SHARDS))
 
 
 class Checkpoint:

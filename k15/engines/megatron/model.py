@@ -123,10 +123,13 @@ class Model:
             for _ in self.tensors():
                 pass
             return
-        dtype = str(next(self.module.parameters()).dtype).removeprefix("torch.")
+        dtype = next(self.module.parameters()).dtype
         key = "torch_dtype" if "torch_dtype" in self.arch.config else "dtype"
-        config = {**self.arch.config, key: dtype}
-        checkpoint.save(directory, self.tensors(), config=config, companions=self.directory)
+        config = {**self.arch.config, key: str(dtype).removeprefix("torch.")}
+        shard_bytes = checkpoint.shard_bytes_of(dtype.itemsize * self.num_parameters)
+        checkpoint.save(
+            directory, self.tensors(), config=config, companions=self.directory, shard_bytes=shard_bytes
+        )
 
     def _collect(self, name: str, row: mapping.Row, own: Mapping[str, Tensor], like: Tensor) -> list[Tensor]:
         """On rank 0 the parts of one parameter, by tensor-parallel rank; the others send theirs."""

@@ -35,11 +35,12 @@ def save(directory: Path, model: Model, optimizer: MegatronOptimizer) -> None:
     held = {part: _moment(part, masters, optimizer) for part in MOMENTS}
     updates = _updates(optimizer)
     parts = {WEIGHTS: masters, **(held if updates else {})}
+    shard_bytes = checkpoint.shard_bytes_of(torch.float32.itemsize * model.num_parameters)
     for part, values in parts.items():
         tensors = model.named(values)
         if dist.get_rank() == 0:
             (directory / part).mkdir(parents=True)
-            checkpoint.save_shards(directory / part, tensors)
+            checkpoint.save_shards(directory / part, tensors, shard_bytes)
         else:
             deque(tensors, maxlen=0)  # other ranks hand over their parts while they go through it
     if dist.get_rank() == 0:

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import warnings
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from k15.engines.megatron import checkpoint, parallel
+from k15.engines.megatron import parallel
 from k15.engines.megatron.model import load
 from k15.engines.megatron.parallel import mappings, parallel_state
 from k15.engines.megatron.trainer import MegatronTrainer
@@ -32,7 +31,6 @@ from k15.records import Sequence as Row
 ROOT = Path(__file__).parents[3]
 VOCABULARY = 96  # of the models compared: divides
 LENGTHS = (13, 90, 20, 7, 70, 20, 33, 5, 40)
-SHARDS = 32  # shards of 2 GiB are such a part of a model of 32B parameters
 LIMIT = 150  # tokens of a microbatch: several, of several rows each
 
 
@@ -126,12 +124,7 @@ def peak(model: Path, output: Path, *, layout: Layout, small: str) -> None:
 
 
 def _through(model: Path, output: Path, layout: Layout) -> None:
-    loaded = load(model, layout=layout)
-    if dist.get_rank():
-        deque(loaded.tensors(), maxlen=0)
-        return
-    shard = 4 * loaded.num_parameters // SHARDS
-    checkpoint.save(output, loaded.tensors(), config=loaded.arch.config, companions=model, shard_bytes=shard)
+    load(model, layout=layout).save(output)
 
 
 def _resident(field: str) -> int:

@@ -93,6 +93,7 @@ def test_loading_and_writing_hold_little_more_than_the_model(make_model: MakeMod
         peaks = [json.loads(path.read_text()) for path in output.glob("peak-*.json")]
         assert len(peaks) == world
         print(world, layout, "peak / model:", sum(peaks) / size)
+        assert len(list((output / "large").glob("*.safetensors"))) > 8
         assert sum(peaks) < 1.3 * size
 
 

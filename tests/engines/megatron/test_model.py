@@ -104,6 +104,12 @@ def test_shards_and_their_index_read_like_one_file(make_model: MakeModel, tmp_pa
     assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.tensors())
 
 
+def test_a_shard_is_a_small_part_of_the_model_and_no_tiny_file() -> None:
+    gib = 2**30
+    assert [checkpoint.shard_bytes_of(int(size * gib)) / gib for size in (131, 32, 1)] == [2, 2, 1 / 16]
+    assert checkpoint.shard_bytes_of(3_000_000) > 3_000_000
+
+
 @torch.no_grad()
 def test_a_new_rope_base_is_used_and_written(make_model: MakeModel, tmp_path: Path) -> None:
     import transformers
