@@ -25,7 +25,7 @@ LAST_LINES = 15
 
 
 class BadInput(Exception):
-    """The recipe, an input or the machine is not as it must be: running again would not help."""
+    """Recipe, input or machine are not as they must be, or a loss is NaN: running again would not help."""
 
 
 class StageFault(Exception):

@@ -8,7 +8,7 @@ from k15.records import Sequence as Row
 from k15.stage import StageContext
 from k15.store.artifact import Artifact
 from k15.store.tables import scan
-from k15.tasks.row_file import RowFile
+from k15.tasks.row_file import Origin, RowFile
 from k15.tasks.rows import demonstration_row, everything_in_loss, text_row
 
 Table = dict[str, Any]  # one row of a table, by column
@@ -62,11 +62,26 @@ def read_role(
 ) -> RowFile:
     """The rows of one input."""
     artifact = ctx.inputs[role]
-    rows = (shaped for row in _rows(ctx, artifact, tokenizer, kinds) for shaped in shape(row))
+    rows = (
+        shaped
+        for table, number, row in _rows(ctx, artifact, tokenizer, kinds)
+        for shaped in _placed(table, number, shape(row))
+    )
     return RowFile.write(ctx.scratch / f"rows-{role}", rows, where=artifact.uri)
 
 
-def _rows(ctx: StageContext, artifact: Artifact, tokenizer: Any, kinds: Kinds) -> Iterator[Row]:
+def _placed(table: str, number: int, pieces: Iterator[Row]) -> Iterator[tuple[Origin, Row]]:
+    """The pieces of a table's row, each begun with the last token of the one before."""
+    start = 0
+    for piece in pieces:
+        yield Origin(table, number, start), piece
+        start += len(piece.token_ids) - 1
+
+
+def _rows(
+    ctx: StageContext, artifact: Artifact, tokenizer: Any, kinds: Kinds
+) -> Iterator[tuple[str, int, Row]]:
+    """(table, its row's number, the row) of all tables."""
     local = ctx.scratch / f"table{SUFFIX}"
     for path in tables(artifact):
         where = f"{artifact.uri}/{path}" if path else artifact.uri
@@ -79,7 +94,7 @@ def _rows(ctx: StageContext, artifact: Artifact, tokenizer: Any, kinds: Kinds) -
             ):
                 raise ValueError(f"{where}: row {number} has an empty field or one that is no text")
             try:
-                yield make(tokenizer, row)
+                yield path, number, make(tokenizer, row)
             except ValueError as error:
                 raise ValueError(f"{where}: row {number}: {error}") from None
         local.unlink()

@@ -67,7 +67,7 @@ class Stream:
             for step in islice(part.plan(), min(start, part.steps), part.steps):
                 yield Batch(
                     tuple(self._row(spans) for spans in step.rows),
-                    tuple(f"{span.data}/{span.place}" for spans in step.rows for span in spans),
+                    tuple(self._name(span) for spans in step.rows for span in spans),
                 )
             start = max(0, start - part.steps)
 
@@ -92,6 +92,9 @@ class Stream:
             for name in self._data
         }
         return {"phase": part.name, "steps": part.steps, "fill": fill, "data": shares}
+
+    def _name(self, span: Span) -> str:
+        return f"{span.data}/{self._data[span.data].name(*span[1:])}"
 
     def _row(self, spans: tuple[Span, ...]) -> Row:
         if len(spans) == 1:

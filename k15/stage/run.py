@@ -2,7 +2,8 @@
 
     python -m stages.<kind> --job s3://bucket/jobs/<key>/<uuid>.json     (or the path of a local JSON file)
 
-Exit codes: 0 done (or done before), 2 bad input, 1 fault (or ended by SIGTERM: run it again to go on).
+Exit codes: 0 done (or done before), 1 fault (or ended by SIGTERM: run it again to go on), 2 bad input, or a
+loss that is not finite: running again would meet it again.
 """
 
 import argparse
@@ -141,7 +142,7 @@ def _guarded(work: Callable[[], None], *, debug: bool) -> int:
     except StageStopped as stopped:
         print(f"error: {stopped}", file=sys.stderr)
         return FAULT
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         return _bad_input(str(error), debug)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -3,33 +3,45 @@
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from k15.records import Sequence as Row
 
 
+class Origin(NamedTuple):
+    """Where a row was read: the row of a table, and the first of its tokens."""
+
+    table: str  # "" where the input is a lone file
+    row: int
+    start: int
+
+
 class RowFile:
     """Rows by index. Tokens stay on disk (4 bytes: id × 2 + whether it is in the loss), lengths do not."""
 
-    def __init__(self, path: Path, lengths: "array[int]") -> None:
+    def __init__(self, path: Path, lengths: "array[int]", tables: list[str], origins: "array[int]") -> None:
         self.lengths = lengths
+        self._tables = tables
+        self._origins = origins  # of each row its table's place in `tables`, row and start
         self._starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
         self._tokens = np.memmap(path, np.int32, mode="r")
 
     @classmethod
-    def write(cls, path: Path, rows: Iterable[Row], *, where: str) -> Self:
+    def write(cls, path: Path, rows: Iterable[tuple[Origin, Row]], *, where: str) -> Self:
         """Put rows into a new file, one by one; ValueError names `where` if there are none."""
-        lengths = array("q")
+        lengths, origins = array("q"), array("q")
+        tables: dict[str, int] = {}
         with path.open("wb") as sink:
-            for row in rows:
+            for origin, row in rows:
+                origins.extend((tables.setdefault(origin.table, len(tables)), origin.row, origin.start))
                 flagged = np.asarray(row.token_ids, np.int32) * 2 + np.asarray(row.in_loss, np.int32)
                 sink.write(flagged.tobytes())
                 lengths.append(len(row.token_ids))
         if not lengths:
             raise ValueError(f"{where}: there is nothing to train on: the table is empty")
-        return cls(path, lengths)
+        return cls(path, lengths, list(tables), origins)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -38,6 +50,11 @@ class RowFile:
     def num_tokens(self) -> int:
         """Of all rows."""
         return int(self._starts[-1])
+
+    def name(self, index: int, start: int, stop: int) -> str:
+        """Where tokens [start, stop) of a row were read, for whoever looks for them."""
+        table, row, first = self._origins[3 * index : 3 * index + 3]
+        return f"{self._tables[table]} row {row} tokens {first + start}:{first + stop}".lstrip()
 
     def token_ids(self, index: int, start: int, stop: int) -> list[int]:
         """Tokens [start, stop) of a row."""

@@ -21,6 +21,10 @@ def refuse(_: Empty) -> Empty:
     raise ValueError("this input is refused")
 
 
+def diverge(_: Empty) -> Empty:
+    raise FloatingPointError("the loss is nan")
+
+
 def fault(_: Empty) -> Empty:
     raise ZeroDivisionError("the engine broke")
 
@@ -49,6 +53,7 @@ def build(settings: EchoSettings) -> Iterator[dict[str, Endpoint]]:
         "echo": Endpoint(Address, lambda call: call),
         "facts": Endpoint(Empty, lambda _: Address(facts)),
         "refuse": Endpoint(Empty, refuse),
+        "diverge": Endpoint(Empty, diverge),
         "fault": Endpoint(Empty, fault),
         "fill": Endpoint(Empty, fill),
         "grind": Endpoint(Empty, grind),

@@ -51,6 +51,8 @@ def test_bad_input_is_a_value_error_and_it_serves_on(echo: Service) -> None:
         call(echo, "refuse", Empty(), Empty, deadline_s=5)
     with pytest.raises(ValueError, match=r"/echo: .*missing required field `address`"):
         call(echo, "echo", SampleCall((), 1.0), Address, deadline_s=5)
+    with pytest.raises(FloatingPointError, match="^[^:]*: the loss is nan"):
+        call(echo, "diverge", Empty(), Empty, deadline_s=5)
     with pytest.raises(RuntimeError, match="nothing_of_this_name: HTTP status 404"):
         call(echo, "nothing_of_this_name", Empty(), Empty, deadline_s=5)
     assert call(echo, "health", Empty(), Empty, deadline_s=5) == Empty()

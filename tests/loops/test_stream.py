@@ -13,7 +13,7 @@ from k15.loops.plan import context_parts, supervised_parts
 from k15.loops.stream import Stream
 from k15.recipes.supervised import ActivateRecipe, Phase, PretrainRecipe, SftRecipe
 from k15.records import Sequence as Row
-from k15.tasks.row_file import RowFile
+from k15.tasks.row_file import Origin, RowFile
 from k15.tasks.rows import everything_in_loss
 
 pytestmark = pytest.mark.engine
@@ -31,7 +31,12 @@ class Data:
     """Data sets in files."""
 
     def __init__(self, folder: Path, **sets: list[Row]) -> None:
-        self.files = {name: RowFile.write(folder / name, some, where=name) for name, some in sets.items()}
+        self.files = {
+            name: RowFile.write(
+                folder / name, ((Origin("t", place, 0), row) for place, row in enumerate(some)), where=name
+            )
+            for name, some in sets.items()
+        }
         self.lengths = {name: file.lengths for name, file in self.files.items()}
 
     def fitted(self, phases: Sequence[Phase], seed: int = 0) -> Stream:
@@ -89,7 +94,11 @@ def test_an_epoch_meets_every_example_once_packed_or_not(tmp_path: Path) -> None
     for values in ({"examples_per_step": 9}, {"sequences_per_step": 2, "max_tokens": 128}):
         stream = data.fitted([phase(epochs=1, **values)])
         ids = [one for batch in stream.batches() for one in batch.ids]
-        assert sorted(ids) == sorted([f"a/{n}" for n in range(40)] + [f"b/{n}" for n in range(30)])
+        assert sorted(ids) == sorted(
+            f"{name}/t row {place} tokens 0:{length}"
+            for name, lengths in data.lengths.items()
+            for place, length in enumerate(lengths)
+        )
 
 
 def test_ids_name_the_rows(tmp_path: Path) -> None:
@@ -97,7 +106,7 @@ def test_ids_name_the_rows(tmp_path: Path) -> None:
     for batch in data.fitted([phase(steps=10, sequences_per_step=2)]).batches():
         for row, one in zip(batch.rows, batch.ids, strict=True):
             name, place = one.split("/")
-            assert row == data.files[name].row(int(place))
+            assert row == data.files[name].row(int(place.split()[2]))
 
 
 def test_packed_steps_hold_what_fits_their_sequences_and_are_counted(tmp_path: Path) -> None:
@@ -233,7 +242,7 @@ def test_longer_documents_are_drawn_more_often(tmp_path: Path) -> None:
     def share(power: float) -> float:
         stream = data.activated(phases=phases, full_attention_share=1.0, length_upsampling=power)
         starts = Counter(one for batch in stream.batches() for one in batch.ids)
-        long = sum(count for one, count in starts.items() if int(one.split("/")[1]) >= 50)
+        long = sum(count for one, count in starts.items() if int(one.split()[2]) >= 50)
         return long / sum(starts.values())
 
     assert share(2.0) > share(1.0) > share(0.0)

@@ -15,8 +15,10 @@ from k15.recipes.pipeline import Resources
 from k15.recipes.supervised import ActivateRecipe, LongCotRecipe, Optimizer, PretrainRecipe, SftRecipe
 from k15.stage import StageStopped
 from k15.store.tables import Demonstration, demonstrations_to_table, text_to_table
+from k15.tasks.rows import split, text_row
+from k15.tasks.tokenizer import load_tokenizer
 from stages import activate, longcot, pretrain, sft
-from stages.rows import tables
+from stages.rows import EVERYTHING, read_role, tables
 from tests.stages.local import ADDITIONS, LocalContext, LocalInput
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning:megatron")]
@@ -53,6 +55,20 @@ def test_demonstrations_are_fitted_and_the_same_seed_gives_the_same_weights(
         assert (context.parts["model"] / "tokenizer.json").is_file()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert not all(torch.equal(ends[0][name], ends[2][name]) for name in ends[0])
+
+
+def test_rows_of_several_tables_are_named_by_file_row_and_span(tmp_path: Path, model: LocalInput) -> None:
+    texts = [["1 + 1 = 2"], ["2 + 3 = 5", "1 + 2 = 3, 3 + 3 = 6, 6 + 6 = 12"]]
+    data = LocalInput(tables={f"{n}.parquet": text_to_table(some) for n, some in enumerate(texts)})
+    context = LocalContext({"data": data}, tmp_path / "run")
+    tokenizer = load_tokenizer(model.directory)
+    file = read_role(context, "data", tokenizer, EVERYTHING, shape=lambda row: split(row, 16))
+    length = len(text_row(tokenizer, texts[1][1]).token_ids)
+    names = [file.name(index, 0, file.lengths[index]) for index in range(len(file))]
+    assert length > 16
+    assert names[0].startswith("0.parquet row 0 tokens 0:")
+    assert names[1].startswith("1.parquet row 0 tokens 0:")
+    assert names[2:4] == ["1.parquet row 1 tokens 0:16", f"1.parquet row 1 tokens 15:{min(31, length)}"]
 
 
 def test_pretraining_fits_documents(model: LocalInput, texts: LocalInput, tmp_path: Path) -> None:

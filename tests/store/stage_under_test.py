@@ -70,6 +70,11 @@ def bad_input(context: StageContext) -> None:
     raise ValueError(f"{context.inputs['data'].uri}: the data set is empty; give it rows")
 
 
+def spoilt(context: StageContext) -> None:
+    """Meet a loss that is no number, as every attempt would."""
+    raise FloatingPointError("step 3: the loss is nan; examples data/t.parquet row 7 tokens 0:9")
+
+
 def diverge(context: StageContext) -> None:
     """End with a number that is none."""
     context.metrics.log(0, loss=float("nan"))
@@ -96,6 +101,7 @@ ENDINGS = {
     "fault": fault,
     "bad_input": bad_input,
     "diverge": diverge,
+    "spoilt": spoilt,
     "deaf": deaf,
     "upload": upload,
 }

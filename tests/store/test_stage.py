@@ -157,6 +157,8 @@ def test_bad_input_commits_nothing(store: Store, stages: Stages, make: Make) -> 
     jobs = {what: counting(data, what=what) for what in ("bad_input", "disk_full")}
     refused(stages, store.put_job(jobs["bad_input"]), "the data set is empty; give it rows")
     refused(stages, store.put_job(jobs["disk_full"]), "no space left; free some")
+    spoilt = store.put_job(counting(data, what="spoilt"))
+    refused(stages, spoilt, "step 3: the loss is nan; examples data/t.parquet row 7 tokens 0:9")
     damaged = counting(data)
     path = f"attempts/{data.key}/{data.attempt}/start"
     store.objects.put(path, b"11")

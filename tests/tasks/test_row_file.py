@@ -1,13 +1,14 @@
 """Rows on disk, and rows made of longer ones."""
 
 import random
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from k15.records import Sequence as Row
-from k15.tasks.row_file import RowFile
+from k15.tasks.row_file import Origin, RowFile
 from k15.tasks.rows import everything_in_loss, refuse_longer, split
 
 pytestmark = pytest.mark.engine
@@ -23,9 +24,22 @@ def some_rows(number: int) -> list[Row]:
     return rows
 
 
+def placed(rows: list[Row]) -> Iterator[tuple[Origin, Row]]:
+    """As rows 0, 1, … of a table."""
+    return ((Origin("t.parquet", number, 0), row) for number, row in enumerate(rows))
+
+
+def test_a_row_is_named_by_where_it_was_read(tmp_path: Path) -> None:
+    (row,) = [everything_in_loss(range(20))]
+    given = [(Origin("a.parquet", 7, 0), row), (Origin("b.parquet", 0, 19), row), (Origin("", 3, 0), row)]
+    file = RowFile.write(tmp_path / "rows", given, where="here")
+    names = [file.name(index, 2, 5) for index in range(3)]
+    assert names == ["a.parquet row 7 tokens 2:5", "b.parquet row 0 tokens 21:24", "row 3 tokens 2:5"]
+
+
 def test_every_row_comes_back(tmp_path: Path) -> None:
     rows = some_rows(100)
-    file = RowFile.write(tmp_path / "rows", iter(rows), where="here")
+    file = RowFile.write(tmp_path / "rows", placed(rows), where="here")
     assert [file.row(index) for index in range(len(file))] == rows
     assert list(file.lengths) == [len(row.token_ids) for row in rows]
     assert file.num_tokens == sum(file.lengths) == (tmp_path / "rows").stat().st_size // 4
@@ -33,7 +47,7 @@ def test_every_row_comes_back(tmp_path: Path) -> None:
 
 def test_part_of_a_row_is_a_row(tmp_path: Path) -> None:
     (row,) = rows = [everything_in_loss(range(20))]
-    file = RowFile.write(tmp_path / "rows", rows, where="here")
+    file = RowFile.write(tmp_path / "rows", placed(rows), where="here")
     assert file.row(0, 5, 9) == Row((5, 6, 7, 8), (False, True, True, True))
     assert file.token_ids(0, 5, 9) == [5, 6, 7, 8]
     assert file.row(0, 0, 20) == row

@@ -33,6 +33,7 @@ from k15.records import Sequence as Row
 GRACE_S = 2.0  # over the deadline that the service itself keeps, so that its own message arrives
 ERRORS: dict[int, type[Exception]] = {
     401: PermissionError,
+    409: FloatingPointError,
     422: ValueError,
     500: RuntimeError,
     502: ConnectionError,
@@ -48,8 +49,8 @@ Answer = TypeVar("Answer")
 def call(service: Service, name: str, body: Any, answer: type[Answer], *, deadline_s: float) -> Answer:
     """One call of `service`, typed.
 
-    ValueError: it refused the input. OSError ENOSPC: its disk is full. RuntimeError: it faulted.
-    TimeoutError: no answer by the deadline.
+    ValueError: it refused the input. FloatingPointError: a loss was not finite. OSError ENOSPC: its disk is
+    full. RuntimeError: it faulted. TimeoutError: no answer by the deadline.
     ConnectionError: it died (noticed at once, with its last log lines) or a peer of it did.
     """
     end_s = time.monotonic() + deadline_s

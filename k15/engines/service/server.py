@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from k15.engines.service.messages import NO_SPACE, Empty, Failure
 
-STATUS = {ValueError: 422, ConnectionError: 502, TimeoutError: 504}
+STATUS = {FloatingPointError: 409, ValueError: 422, ConnectionError: 502, TimeoutError: 504}
 FLUSH_S = 2.0  # given to answers under way when the service ends
 
 log = logging.getLogger(__name__)
