@@ -74,6 +74,7 @@ class Phase(Batching, Rates):
 class FitRecipe(StageRecipe):
     """What every stage that fits tokens has: a model, and a data set (`data`) or several (`data.<name>`)."""
 
+    version: ClassVar[int] = 2
     roles: ClassVar[tuple[str, ...]] = ("model",)
     optional_roles: ClassVar[tuple[str, ...]] = (DATA, f"{DATA}.*", HELDOUT)
 
@@ -182,7 +183,6 @@ class ActivateRecipe(FitRecipe):
     """Long-context activation: a new RoPE base, then growing lengths."""
 
     kind: ClassVar[str] = "activate"
-    version: ClassVar[int] = 1
 
     rope_base: float = Field(1_000_000.0, gt=1)
     phases: tuple[ContextPhase, ...] = Field(min_length=1)

@@ -68,18 +68,22 @@ def of_rank(shape: Shape, layout: Layout, work: Workload, training: Training, ra
     last = rank == layout.pipeline - 1
     parameters = rank_parameters(shape, layout, rank)
     tokens = work.microbatch_tokens / layout.context
+    activations = _activations(shape, layout, work, training, rank) * tokens
+    loss = _loss(shape, layout, training, tokens) if last else 0.0
     fresh = 2 * shape.hidden_size * shape.intermediate_size  # a layer's largest matrix
-    if rank == 0 and not last:
-        fresh = max(fresh, shape.embedding_parameters)
+    fresh *= training.weight_bytes / layout.tensor
+    if rank == 0:  # the embedding's comes when loss and activations of its microbatch are gone
+        table = shape.embedding_parameters / layout.tensor * training.weight_bytes
+        fresh = max(fresh, table - loss - activations / _held(layout, work, rank))
     master = 0 if training.precision == "float32" else FP32
     shards = layout.data * layout.context if training.distributed_optimizer else 1
     return Memory(
         weights=parameters * training.weight_bytes,
         # One weight's fresh gradient lies beside the buffer it is added to.
-        gradients=parameters * FP32 + fresh / layout.tensor * training.weight_bytes,
+        gradients=parameters * FP32 + fresh,
         optimizer=parameters * (master + ADAM_BYTES) / shards,
-        activations=_activations(shape, layout, work, training, rank) * tokens,
-        loss=_loss(shape, layout, training, tokens) if last else 0.0,
+        activations=activations,
+        loss=loss,
     )
 
 
@@ -100,12 +104,17 @@ def _activations(shape: Shape, layout: Layout, work: Workload, training: Trainin
     """Bytes per token of a microbatch, over the microbatches that pipeline rank `rank` holds at once."""
     whole = layer_bytes(shape, layout, training)
     layers = shape.num_layers / layout.pipeline
-    per_rank = -(-work.num_microbatches // layout.data)
-    held = min(layout.pipeline - rank, per_rank)
+    held = _held(layout, work, rank)
     if not training.recompute:
         return whole * layers * held
     entry = shape.hidden_size * training.weight_bytes / _norm_share(layout)
     return entry * layers * held + whole
+
+
+def _held(layout: Layout, work: Workload, rank: int) -> int:
+    """Microbatches whose activations pipeline rank `rank` holds at once."""
+    per_rank = -(-work.num_microbatches // layout.data)
+    return min(layout.pipeline - rank, per_rank)
 
 
 def layer_bytes(shape: Shape, layout: Layout, training: Training) -> float:
@@ -135,14 +144,14 @@ def layer_bytes(shape: Shape, layout: Layout, training: Training) -> float:
 
 
 def _loss(shape: Shape, layout: Layout, training: Training, tokens: float) -> float:
-    """Every token in the loss: the last norm, states and their gradient, one chunk, the weight's gradient."""
+    """Every token in the loss: the last norm, states and their gradient, one chunk."""
     table = shape.vocab_size / layout.tensor
     logits = tokens * table * FP32
     chunk = logits / max(1, math.ceil(logits / CHUNK_BYTES))  # as few as fit, of one size
-    copies = 3 if layout.sequence else 2  # of tokens in the loss; their gradient; all ranks' tokens
+    copies = 2 if layout.sequence else 1  # the states' gradient; all ranks' tokens
     states = _norm_bytes(shape, training) / _norm_share(layout)
     states += copies * shape.hidden_size * training.weight_bytes
-    return states * tokens + 2 * chunk + table * shape.hidden_size * FP32
+    return states * tokens + 2 * chunk
 
 
 def _norm_bytes(shape: Shape, training: Training) -> float:

@@ -4,7 +4,7 @@ Both sides train the same six layers of SmolLM2-135M's shape on the same batches
 optimizer, in fp32 with one thread each, and take turns; tokens per CPU-second of real tokens, so the ratio is
 that of CPU-seconds. Their losses must agree step by step. Equal lengths: 256 tokens, all in the loss. Mixed:
 GSM8K as it comes, loss on answers; SFTTrainer as it comes, which pads, and beside it with padding_free.
-Prints a table, writes out/bench/training.json. `make bench NAME=training`; about ten minutes of CPU.
+Prints a table, writes out/bench/training.json. `make bench NAME=training`; about half an hour of CPU.
 """
 
 import json
@@ -30,8 +30,9 @@ WORKLOADS = {  # a row of the table: rows, and what the peer is started with
     "mixed_lengths_padding_free": ("mixed", ("padding_free",)),
 }
 CAPACITY = 4096
-VOCABULARY, HIDDEN = 151_936, 256
-LENGTHS = (8_192, 16_384, 32_768)
+VOCABULARY = 151_936
+LENGTHS, SMALL = (8_192, 16_384, 32_768), (256, "float32")  # hidden size and type: how it grows with length
+LARGE = (5_120, "bfloat16")  # a 32B model's
 PEERS = "tests/bench/peers"
 MARK = "round "
 
@@ -111,12 +112,15 @@ def fill(lengths: list[int]) -> float:
     return sum(pieces) / (CAPACITY * len(sequences))
 
 
-def loss_bytes(length: int) -> int:
+def loss_gib(length: int, hidden: int, dtype: str) -> float:
     """What the loss adds at this length, measured in a process of its own."""
-    command = [*python("engine"), f"{PEERS}/loss_memory.py", str(length), str(VOCABULARY), str(HIDDEN)]
+    sizes = [str(length), str(VOCABULARY), str(hidden), dtype]
+    command = [*python("engine"), f"{PEERS}/loss_memory.py", *sizes]
     variables = {name: value for name, value in environment_variables().items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout)
+    gib = int(done.stdout) / 2**30
+    print(f"{length} tokens × {VOCABULARY}, hidden {hidden}, {dtype}: loss_gib={gib:.3f}", flush=True)
+    return gib
 
 
 def main() -> int:
@@ -141,9 +145,8 @@ def main() -> int:
             figures |= {f"{key}_{title}": value for key, value in row.items()}
             print(title, *(f"{key}={value:.4g}" for key, value in row.items()), sep="  ", flush=True)
     for length in LENGTHS:
-        figures[f"loss_gib_{length}"] = loss_bytes(length) / 2**30
-        print(f"{length} tokens × {VOCABULARY}: loss_gib={figures[f'loss_gib_{length}']:.3f}", flush=True)
-    figures["loss_gib"] = figures[f"loss_gib_{LENGTHS[-1]}"]
+        figures[f"loss_gib_{length}"] = loss_gib(length, *SMALL)
+    figures["loss_gib"] = loss_gib(LENGTHS[-1], *LARGE)
     target = ROOT / "out" / "bench" / "training.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(figures, indent=1))

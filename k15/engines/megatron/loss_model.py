@@ -27,7 +27,7 @@ class LossModel(GPTModel):  # type: ignore[misc]
     ) -> Tensor:
         """States [t, 1, h], labels and mask [1, t] -> losses [1, tokens in the loss], fp32.
 
-        A mask of numbers says that the loss will weigh each token by its number, up to a common factor.
+        A mask of numbers other than 0 holds the gradient that the loss will have to each token's log-prob.
         """
         if labels is None or loss_mask is None or not self.post_process:
             return super()._postprocess(
@@ -39,35 +39,41 @@ class LossModel(GPTModel):  # type: ignore[misc]
         else:
             hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
         tied = self.share_embeddings_and_output_weights
-        (kept,) = loss_mask[0].nonzero(as_tuple=True)
+        states_TH, labels_T, mask_T = hidden_states[:, 0], labels[0], loss_mask[0]
+        (kept,) = mask_T.nonzero(as_tuple=True)
+        if len(kept) < len(mask_T):  # else a copy would only cost memory
+            states_TH, labels_T, mask_T = states_TH.index_select(0, kept), labels_T[kept], mask_T[kept]
         logprobs_L = token_logprobs(
-            hidden_states[:, 0].index_select(0, kept),
+            states_TH,
             self.shared_embedding_or_output_weight() if tied else self.output_layer.weight,
-            labels[0].index_select(0, kept),
+            labels_T,
             group=group,
-            weights_L=loss_mask[0][kept] if loss_mask.is_floating_point() else None,
+            weights_L=mask_T if mask_T.is_floating_point() else None,
             less_best=self.less_best,
         )
         return -logprobs_L[None]
 
 
-def logprobs(module: torch.nn.Module, packed: Packed, *, weighed_alike: bool = False) -> Tensor:
+def logprobs(module: torch.nn.Module, packed: Packed) -> Tensor:
     """log p of every label in the loss, and 0 for the others, fp32. Shape T.
 
-    `module` is the LossModel or a wrapper of it. `weighed_alike` promises that the loss will be a multiple of
-    their sum, so that the logits need not be worked out again in the backward pass.
+    `module` is the LossModel or a wrapper of it.
     """
-    return spread(forward(module, packed, weighed_alike=weighed_alike), packed)
+    return spread(forward(module, packed), packed)
 
 
-def forward(module: torch.nn.Module, packed: Packed, *, weighed_alike: bool = False) -> Tensor:
-    """Losses of the tokens in the loss, [1, L]; on an earlier pipeline stage the states for the next one."""
+def forward(module: torch.nn.Module, packed: Packed, *, gradient: float | None = None) -> Tensor:
+    """Losses of the tokens in the loss, [1, L]; on an earlier pipeline stage the states for the next one.
+
+    `gradient` promises what the loss will have to every log-prob alike, so that the logits need not be worked
+    out again in the backward pass.
+    """
     return module(
         packed.tokens_T[None],
         packed.positions_T[None],
         None,
         labels=packed.labels_T[None],
-        loss_mask=(packed.in_loss_T.float() if weighed_alike else packed.in_loss_T)[None],
+        loss_mask=(packed.in_loss_T if gradient is None else packed.in_loss_T * gradient)[None],
         packed_seq_params=packed.layout,
     )
 

@@ -14,12 +14,11 @@ Loss = Callable[[Packed, Tensor], Tensor]  # a packed batch, its labels' log-pro
 
 
 def backward(
-    module: torch.nn.Module, packs: Sequence[Packed], loss: Loss, total: Tensor, *, weighed_alike: bool
+    module: torch.nn.Module, packs: Sequence[Packed], loss: Loss, total: Tensor, *, gradient: float | None
 ) -> None:
     """Add each microbatch's part of the loss to `total`, and its gradients to the buffers.
 
-    `loss` is called, and `total` grows, on the last pipeline stage alone. `weighed_alike`: as `loss_model`
-    has it.
+    `loss` is called, and `total` grows, on the last pipeline stage alone. `gradient`: as `loss_model` has it.
     """
 
     def use(packed: Packed, logprobs_T: Tensor) -> Tensor:
@@ -27,7 +26,7 @@ def backward(
         total.add_(part.detach())
         return part
 
-    _run(module, packs, use, forward_only=False, weighed_alike=weighed_alike)
+    _run(module, packs, use, forward_only=False, gradient=gradient)
 
 
 @torch.no_grad()
@@ -38,7 +37,7 @@ def forward(module: torch.nn.Module, packs: Sequence[Packed], see: Callable[[Pac
         see(packed, logprobs_T)
         return logprobs_T.new_zeros(())
 
-    _run(module, packs, use, forward_only=True, weighed_alike=False)
+    _run(module, packs, use, forward_only=True, gradient=None)
 
 
 def _run(
@@ -47,7 +46,7 @@ def _run(
     use: Loss,
     *,
     forward_only: bool,
-    weighed_alike: bool,
+    gradient: float | None,
 ) -> None:
     """Megatron's schedule for this layout: 1F1B with a pipeline, one microbatch after another without."""
 
@@ -58,7 +57,7 @@ def _run(
             # The loss is scaled where it is made: no tokens are reported to divide it by.
             return use(packed, loss_model.spread(output, packed)), torch.tensor(0, dtype=torch.int), None
 
-        return loss_model.forward(wrapped, packed, weighed_alike=weighed_alike), finish
+        return loss_model.forward(wrapped, packed, gradient=gradient), finish
 
     if packs:
         get_forward_backward_func()(

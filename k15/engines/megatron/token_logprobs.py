@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 128 * 2**20  # of a chunk's logits in fp32; twice as much is held at a time
+PIECE_BYTES = 64 * 2**20  # of the weight's gradient, where it is added in another type than it is made in
 
 
 def token_logprobs(
@@ -33,15 +34,18 @@ def token_logprobs(
     `group` shares the vocabulary: rank r's weight is the r-th part of it, every rank has all states and gets
     the same result, and the gradient of the states is the rank's share of a sum over `group`.
 
-    Memory beyond the result: 2 × `chunk_bytes`, whatever L, and the gradients. The backward pass works the
-    logits out again, unless they are a single chunk's, which are kept; or unless `weights_L` says that the
-    loss is a multiple of Σ weights_L · result: then the gradients are made in the forward pass. ValueError
-    from the backward pass where it was not.
+    Memory beyond the result: 2 × `chunk_bytes`, whatever L and H, and the gradients. That of a weight with a
+    `main_grad`, Megatron's buffer, is added there at once and has no memory of its own.
+
+    The backward pass works the logits out again, unless they are a single chunk's, which are kept; or unless
+    `weights_L` says what the result's gradient will be: then the gradients are made in the forward pass.
+    ValueError from the backward pass where it was not.
     """
     vocabulary = _Vocabulary.of(group, weight_VH.size(0))
     size = _chunk_size(len(labels_L), weight_VH.size(0), chunk_bytes)
     if torch.is_grad_enabled() and not less_best:
-        return _TokenLogprobs.apply(states_LH, weight_VH, labels_L, weights_L, vocabulary, size)
+        buffer_VH = getattr(weight_VH, "main_grad", None)
+        return _TokenLogprobs.apply(states_LH, weight_VH, buffer_VH, labels_L, weights_L, vocabulary, size)
     logprobs_L = states_LH.new_empty(len(labels_L), dtype=torch.float32)
     for chunk in _chunks(states_LH, weight_VH, labels_L, vocabulary, size):
         best_C = vocabulary.best(chunk.logprobs_CV) if less_best else 0.0
@@ -123,15 +127,23 @@ def _chunks(
 
 
 class _Gradients:
-    """Of states and weight, gathered chunk by chunk; the weight's in fp32."""
+    """Of states and weight, gathered chunk by chunk; the weight's in `buffer_VH` where there is one."""
 
     def __init__(
-        self, states_LH: Tensor, weight_VH: Tensor, labels_L: Tensor, vocabulary: _Vocabulary
+        self,
+        states_LH: Tensor,
+        weight_VH: Tensor,
+        buffer_VH: Tensor | None,
+        labels_L: Tensor,
+        vocabulary: _Vocabulary,
     ) -> None:
         self._states_LH, self._weight_VH, self._labels_L = states_LH, weight_VH, labels_L
         self._vocabulary = vocabulary
         self._of_states_LH = torch.empty_like(states_LH)
-        self._of_weight_VH: Tensor | None = None
+        self._returned = buffer_VH is None
+        self._of_weight_VH = (
+            torch.zeros_like(weight_VH, dtype=torch.float32) if buffer_VH is None else buffer_VH
+        )
 
     def add(self, part: slice, logprobs_CV: Tensor, gradient_C: Tensor) -> None:
         """Those of `gradient_C` · log p(label), whose logits have onehot(label) − p. Overwrites log p."""
@@ -142,22 +154,17 @@ class _Gradients:
         scale_C1 = -gradient_C[:, None]
         self._of_states_LH[part] = torch.mm(excess_CV, self._weight_VH) * scale_C1
         scaled_CH = (self._states_LH[part] * scale_C1).to(excess_CV.dtype)
-        if self._of_weight_VH is None:
-            self._of_weight_VH = torch.mm(excess_CV.t(), scaled_CH).float()
-        elif excess_CV.dtype == torch.float32:
+        if excess_CV.dtype == self._of_weight_VH.dtype:
             self._of_weight_VH.addmm_(excess_CV.t(), scaled_CH)
-        else:
-            self._of_weight_VH += torch.mm(excess_CV.t(), scaled_CH)
+            return
+        rows = max(1, PIECE_BYTES // (scaled_CH.size(1) * scaled_CH.element_size()))
+        for start in range(0, len(self._of_weight_VH), rows):
+            piece = slice(start, start + rows)
+            self._of_weight_VH[piece] += torch.mm(excess_CV[:, piece].t(), scaled_CH)
 
-    def take(self, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Both, times `factor`, in the types of states and weight."""
-        of_states_LH, of_weight_VH = self._of_states_LH, self._of_weight_VH
-        if of_weight_VH is None:
-            of_weight_VH = torch.zeros_like(self._weight_VH)
-        if factor != 1.0:
-            of_states_LH *= factor
-            of_weight_VH *= factor
-        return of_states_LH, of_weight_VH.to(self._weight_VH.dtype)
+    def take(self) -> tuple[Tensor, Tensor | None]:
+        """Both in the types of states and weight; None for one that is in its buffer."""
+        return self._of_states_LH, self._of_weight_VH.to(self._weight_VH.dtype) if self._returned else None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -166,6 +173,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any,
         states_LH: Tensor,
         weight_VH: Tensor,
+        buffer_VH: Tensor | None,
         labels_L: Tensor,
         weights_L: Tensor | None,
         vocabulary: _Vocabulary,
@@ -174,7 +182,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs_L = states_LH.new_empty(len(labels_L), dtype=torch.float32)
         gradients = None
         if weights_L is not None:
-            gradients = _Gradients(states_LH, weight_VH, labels_L, vocabulary)
+            gradients = _Gradients(states_LH, weight_VH, buffer_VH, labels_L, vocabulary)
         kept = None
         for chunk in _chunks(states_LH, weight_VH, labels_L, vocabulary, size):
             logprobs_L[chunk.part] = chunk.chosen_C
@@ -182,7 +190,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 gradients.add(chunk.part, chunk.logprobs_CV, weights_L[chunk.part])
             elif size >= len(labels_L):
                 kept = chunk.logprobs_CV
-        ctx.gradients, ctx.vocabulary, ctx.size = gradients, vocabulary, size
+        ctx.gradients, ctx.buffer_VH, ctx.vocabulary, ctx.size = gradients, buffer_VH, vocabulary, size
         ctx.save_for_backward(states_LH, weight_VH, labels_L, weights_L, kept)
         return logprobs_L
 
@@ -191,22 +199,16 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, gradient_L: Tensor) -> tuple[Tensor | None, ...]:
         states_LH, weight_VH, labels_L, weights_L, kept = ctx.saved_tensors
         gradients, ctx.gradients = ctx.gradients, None
-        if weights_L is not None:
-            if gradients is None:
-                raise RuntimeError("the gradients made in the forward pass can be taken once")
-            return *gradients.take(_factor(gradient_L, weights_L)), None, None, None, None
-        gradients = _Gradients(states_LH, weight_VH, labels_L, ctx.vocabulary)
-        if kept is not None:
-            gradients.add(slice(0, len(labels_L)), kept, gradient_L)
-        else:
-            for chunk in _chunks(states_LH, weight_VH, labels_L, ctx.vocabulary, ctx.size):
-                gradients.add(chunk.part, chunk.logprobs_CV, gradient_L[chunk.part])
-        return *gradients.take(), None, None, None, None
-
-
-def _factor(gradient_L: Tensor, weights_L: Tensor) -> float:
-    """`gradient_L` / `weights_L`, one number."""
-    factor = torch.dot(gradient_L, weights_L) / torch.dot(weights_L, weights_L).clamp(min=1e-30)
-    if not torch.allclose(gradient_L, factor * weights_L, rtol=1e-4, atol=0.0, equal_nan=True):
-        raise ValueError("the loss does not weigh the log-probs as weights_L says; leave weights_L out")
-    return float(factor)
+        if weights_L is None:
+            gradients = _Gradients(states_LH, weight_VH, ctx.buffer_VH, labels_L, ctx.vocabulary)
+            if kept is not None:
+                gradients.add(slice(0, len(labels_L)), kept, gradient_L)
+            else:
+                for chunk in _chunks(states_LH, weight_VH, labels_L, ctx.vocabulary, ctx.size):
+                    gradients.add(chunk.part, chunk.logprobs_CV, gradient_L[chunk.part])
+        elif gradients is None:
+            raise RuntimeError("the gradients made in the forward pass can be taken once")
+        elif not torch.allclose(gradient_L, weights_L.to(gradient_L.dtype), rtol=1e-4, atol=0.0):
+            raise ValueError("the loss does not weigh the log-probs as weights_L says; leave weights_L out")
+        of_states_LH, of_weight_VH = gradients.take()
+        return of_states_LH, of_weight_VH, None, None, None, None, None

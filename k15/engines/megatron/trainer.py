@@ -107,7 +107,7 @@ class MegatronTrainer:
             return token_cross_entropy(logprobs_T, packed.in_loss_T, num_loss_tokens)
 
         packs = self._pack(batch, range(len(batch)), self._max_tokens)
-        value, norm = self._step(packs, loss, lr, weighed_alike=True)
+        value, norm = self._step(packs, loss, lr, gradient=-1 / num_loss_tokens)
         return {"loss": value, "gradient_norm": norm, "num_tokens": float(_num_tokens(batch))}
 
     def policy_update(
@@ -257,13 +257,13 @@ class MegatronTrainer:
         ]
 
     def _step(
-        self, packs: Sequence[Packed], loss: Loss, lr: float, *, weighed_alike: bool = False
+        self, packs: Sequence[Packed], loss: Loss, lr: float, *, gradient: float | None = None
     ) -> tuple[float, float]:
         """One update by the sum of `loss` over microbatches: (objective, gradient norm before clipping)."""
         self._wrapped.zero_grad_buffer()
         self._optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        schedule.backward(self._wrapped, packs, loss, total, weighed_alike=weighed_alike)
+        schedule.backward(self._wrapped, packs, loss, total, gradient=gradient)
         finalize_model_grads([self._wrapped])
         value = float(parallel.from_last_stage(parallel.sum_over_data(total, context=True)))
         if not math.isfinite(value):

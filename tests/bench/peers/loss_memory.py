@@ -1,7 +1,7 @@
-"""Peak memory of the loss at one length: loss_memory.py LENGTH VOCABULARY HIDDEN
+"""Peak memory of the loss at one length: loss_memory.py LENGTH VOCABULARY HIDDEN DTYPE
 
-Prints the bytes that token_logprobs and its backward pass add, gradients of states and weight included, to a
-process that holds hidden states, output weight and labels.
+Prints the bytes that token_logprobs and its backward pass add, the gradient of the states included, to a
+process that holds hidden states, labels, and the output weight with its gradient buffer, as a trainer does.
 """
 
 import os
@@ -18,20 +18,27 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main(length: int, vocabulary: int, hidden: int) -> None:
+def output_weight(vocabulary: int, hidden: int, dtype: torch.dtype) -> torch.Tensor:
+    """A weight with the gradient buffer that Megatron's data-parallel wrapper gives it."""
+    weight = torch.empty(vocabulary, hidden, dtype=dtype).normal_(std=0.02).requires_grad_()
+    weight.main_grad = torch.zeros(vocabulary, hidden).fill_(0.0)  # written: it is in memory
+    return weight
+
+
+def main(length: int, vocabulary: int, hidden: int, dtype: torch.dtype) -> None:
     """A warm-up of one token, then the whole sequence."""
     torch.set_num_threads(os.cpu_count() or 1)
-    states = torch.empty(length, hidden).normal_(generator=torch.Generator().manual_seed(0))
-    weight = torch.empty(vocabulary, hidden).normal_(std=0.02).requires_grad_()
+    states = torch.empty(length, hidden, dtype=dtype).normal_(generator=torch.Generator().manual_seed(0))
+    weight = output_weight(vocabulary, hidden, dtype)
     labels = torch.randint(vocabulary, (length,))
     states.requires_grad_()
     token_logprobs(
-        torch.ones(1, hidden), torch.ones(8, hidden, requires_grad=True), labels[:1] % 8
+        torch.ones(1, hidden, dtype=dtype), output_weight(8, hidden, dtype), labels[:1] % 8
     ).sum().backward()
     before = peak_bytes()
-    token_logprobs(states, weight, labels, weights_L=torch.ones(length)).mean().backward()
+    token_logprobs(states, weight, labels, weights_L=torch.full((length,), 1 / length)).mean().backward()
     print(peak_bytes() - before)
 
 
 if __name__ == "__main__":
-    main(*(int(value) for value in sys.argv[1:]))
+    main(*(int(value) for value in sys.argv[1:4]), getattr(torch, sys.argv[4]))

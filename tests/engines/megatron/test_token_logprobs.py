@@ -49,7 +49,7 @@ def test_values_and_gradients_are_the_plain_ones(rows: int, known: bool) -> None
     expected = results(plain, coefficients)
     got = results(
         lambda *parts: token_logprobs(
-            *parts, chunk_bytes=rows * ROW_BYTES, weights_L=-4 * coefficients if known else None
+            *parts, chunk_bytes=rows * ROW_BYTES, weights_L=coefficients if known else None
         ),
         coefficients,
     )
@@ -66,7 +66,7 @@ def test_bf16_differs_by_rounding_only(known: bool) -> None:
     )
     got = results(
         lambda *parts: token_logprobs(
-            *parts, chunk_bytes=5 * ROW_BYTES, weights_L=torch.ones(L) if known else None
+            *parts, chunk_bytes=5 * ROW_BYTES, weights_L=coefficients if known else None
         ),
         coefficients,
         torch.bfloat16,
@@ -75,6 +75,31 @@ def test_bf16_differs_by_rounding_only(known: bool) -> None:
     assert got[1].dtype == got[2].dtype == torch.bfloat16
     for a, b in zip(got, exact, strict=True):
         assert float((a.float() - b.float()).norm()) < 0.01 * float(b.float().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("rows", [5, 1000])
+def test_the_weights_gradient_is_added_to_its_buffer(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, known: bool, rows: int
+) -> None:
+    """Where Megatron gave the weight one, and piece by piece where the types differ."""
+    monkeypatch.setattr("k15.engines.megatron.token_logprobs.PIECE_BYTES", 7 * H * 2)
+    coefficients = torch.linspace(-2, 3, L)
+
+    def ours(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        return token_logprobs(
+            states, weight, labels, chunk_bytes=rows * ROW_BYTES, weights_L=coefficients if known else None
+        )
+
+    _, of_states, expected = results(ours, coefficients, dtype)
+    states, weight, labels = problem(dtype)
+    weight.main_grad = torch.full((V, H), 0.5)
+    (ours(states, weight, labels) * coefficients).sum().backward()
+    assert weight.grad is None
+    assert torch.equal(states.grad, of_states)
+    exact = 1e-5 if dtype == torch.float32 else 0.01
+    assert float((weight.main_grad - 0.5 - expected).norm()) < exact * float(expected.float().norm())
 
 
 def test_no_token_has_no_gradient() -> None:
