@@ -6,7 +6,7 @@ python -m stages.activate --job s3://bucket/jobs/…json
 from k15.engines.megatron import architecture, ranks
 from k15.loops.plan import context_parts
 from k15.loops.stream import Stream
-from k15.recipes.supervised import ActivateRecipe
+from k15.recipes.activation import ActivateRecipe
 from k15.stage import StageContext, run_stage
 from k15.tasks.tokenizer import load_tokenizer
 from stages.rows import EVERYTHING, read_data

@@ -92,7 +92,7 @@ def _course(rates: Rates, steps: int) -> tuple[int, Rate]:
     return course(
         steps,
         peak=rates.lr,
-        final=rates.final_lr,
+        final=rates.last_lr,
         warmup_steps=rates.warmup_steps,
         decay=rates.schedule,
     )

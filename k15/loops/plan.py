@@ -8,7 +8,8 @@ from typing import NamedTuple
 from k15.algo.order import drawn, mixed, natural, shuffled
 from k15.algo.packing import packed
 from k15.loops.stream import Part, Span, Step
-from k15.recipes.supervised import ActivateRecipe, ContextPhase, Phase
+from k15.recipes.activation import ActivateRecipe, ContextPhase
+from k15.recipes.supervised import Phase
 
 Lengths = Mapping[str, Sequence[int]]  # data set → tokens of each of its examples
 

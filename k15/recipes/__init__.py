@@ -1,5 +1,6 @@
 """One recipe per kind of stage. Light: the flows read these without torch."""
 
+from k15.recipes.activation import ActivateRecipe
 from k15.recipes.context import ContextRecipe, CorpusRecipe
 from k15.recipes.data import BaseRecipe, DataRecipe
 from k15.recipes.evaluate import EvaluateRecipe
@@ -7,7 +8,7 @@ from k15.recipes.paths import PathsRecipe
 from k15.recipes.pipeline import Node, Pipeline, Resources, producers
 from k15.recipes.rl import MergeRecipe, RlRecipe
 from k15.recipes.stage import StageRecipe
-from k15.recipes.supervised import ActivateRecipe, LongCotRecipe, PretrainRecipe, SftRecipe
+from k15.recipes.supervised import LongCotRecipe, PretrainRecipe, SftRecipe
 
 KINDS: dict[str, type[StageRecipe]] = {
     recipe.kind: recipe

@@ -1,7 +1,7 @@
-"""Stages that fit tokens: pretraining, long-context activation, SFT, long-CoT SFT (METHOD.md §7)."""
+"""Stages that fit tokens: what all have, and pretraining, SFT and long-CoT SFT (METHOD.md §7)."""
 
 from collections.abc import Collection
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,9 +17,23 @@ class Rates(Config):
     """A learning rate's course: a linear warm-up to `lr`, then a decay to `final_lr`."""
 
     lr: float = Field(1e-3, gt=0)
-    final_lr: float = Field(1e-4, ge=0)
+    final_lr: float | None = Field(None, ge=0, description="none: a tenth of lr")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(20, ge=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.last_lr > self.lr:
+            raise ValueError(
+                f"final_lr={self.final_lr} is above lr={self.lr}, and a rate only falls after its warm-up; "
+                "lower it, or leave it out for a tenth of lr"
+            )
+        return self
+
+    @property
+    def last_lr(self) -> float:
+        """Where a decay ends."""
+        return self.lr / 10 if self.final_lr is None else self.final_lr
 
 
 class Optimizer(Rates):
@@ -55,7 +69,7 @@ class Batching(Config):
             raise ValueError("steps and epochs are both given; give one of them")
         if self.epochs and self.mixture:
             raise ValueError("a mixture has no epochs: its data sets end at different times; give steps")
-        _refuse_weights("mixture", self.mixture)
+        refuse_weights("mixture", self.mixture)
         return self
 
 
@@ -63,6 +77,7 @@ class Phase(Batching, Rates):
     """A stretch of a run with its own length, data and rates; the optimizer's state goes on."""
 
     name: str
+    lr: float = Field(gt=0)
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -123,8 +138,8 @@ class SupervisedRecipe(FitRecipe, Batching):
         given = bool(self.steps or self.epochs)
         if given == bool(self.phases):
             raise ValueError("give steps (or epochs), or phases with steps (or epochs) of their own")
-        if self.phases and self.mixture:
-            raise ValueError("mixture: each phase has its own; move it there")
+        if self.phases and (unused := self._given_beside_phases()):
+            raise ValueError(f"{', '.join(unused)}: each phase has its own; move it into the phases")
         for phase in self.all_phases():
             if phase.sequences_per_step and phase.max_tokens > self.max_tokens_per_microbatch:
                 raise ValueError(
@@ -132,6 +147,20 @@ class SupervisedRecipe(FitRecipe, Batching):
                     f"of {phase.max_tokens} tokens of phase {phase.name}; raise it to that at least"
                 )
         return self
+
+    def _given_beside_phases(self) -> list[str]:
+        fields = [name for name in Batching.model_fields if name in self.model_fields_set]
+        rates = [name for name in Rates.model_fields if name in self.optimizer.model_fields_set]
+        return fields + [f"optimizer.{name}" for name in rates]
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field that has an effect: with phases, not those that each of them has instead."""
+        values = super().resolved()
+        if self.phases:
+            values = {name: value for name, value in values.items() if name not in Batching.model_fields}
+            optimizer = values["optimizer"].items()
+            values["optimizer"] = {name: value for name, value in optimizer if name not in Rates.model_fields}
+        return values
 
     def all_phases(self) -> tuple[Phase, ...]:
         """The phases in turn; a recipe without any is one phase at the optimizer's rates."""
@@ -155,47 +184,6 @@ class PretrainRecipe(SupervisedRecipe):
         "refuse",
         description="documents over max_tokens; split: into rows, each begun with the last one's end",
     )
-
-
-class ContextPhase(Config):
-    """One length of the activation: documents of this length, for some steps."""
-
-    length: int = Field(ge=16)
-    steps: int = Field(ge=1)
-    sequences_per_step: int = Field(ge=1)
-    full: Mixture = Field(
-        {}, description="data sets of the rows of full length (long QA, long text, summaries)"
-    )
-    partial: Mixture = Field(
-        {}, description="data sets of the rows packed with short documents (cooldown data)"
-    )
-
-    @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
-        if bool(self.full) != bool(self.partial):
-            raise ValueError(f"length {self.length}: give full and partial mixtures, or neither")
-        _refuse_weights("full", self.full)
-        _refuse_weights("partial", self.partial)
-        return self
-
-
-class ActivateRecipe(FitRecipe):
-    """Long-context activation: a new RoPE base, then growing lengths."""
-
-    kind: ClassVar[str] = "activate"
-
-    rope_base: float = Field(1_000_000.0, gt=1)
-    phases: tuple[ContextPhase, ...] = Field(min_length=1)
-    full_attention_share: float = Field(
-        0.4, ge=0, le=1, description="rows of full length; the rest packs short ones"
-    )
-    length_upsampling: float = Field(
-        0.0, ge=0, description="rows of full length draw documents ∝ length to this power; 0: each in turn"
-    )
-
-    def mixtures(self) -> tuple[Mixture, ...]:
-        """Those of its phases, of both kinds."""
-        return tuple(mixture for phase in self.phases for mixture in (phase.full, phase.partial))
 
 
 class SftRecipe(SupervisedRecipe):
@@ -228,6 +216,7 @@ def data_role(name: str, roles: Collection[str]) -> str:
     return name if name in roles else f"{DATA}.{name}"
 
 
-def _refuse_weights(field: str, mixture: Mixture) -> None:
+def refuse_weights(field: str, mixture: Mixture) -> None:
+    """ValueError names `field` where a weight is not above 0."""
     if any(weight <= 0 for weight in mixture.values()):
         raise ValueError(f"{field}: every weight must be above 0; leave out what is not to be drawn")

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from k15.recipes import StageRecipe
+from k15.recipes.activation import ActivateRecipe
 from k15.recipes.rl import RlRecipe
-from k15.recipes.supervised import ActivateRecipe, SupervisedRecipe
+from k15.recipes.supervised import SupervisedRecipe
 
 
 @dataclass(frozen=True, slots=True)

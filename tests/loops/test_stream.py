@@ -11,7 +11,8 @@ import pytest
 
 from k15.loops.plan import context_parts, supervised_parts
 from k15.loops.stream import Stream
-from k15.recipes.supervised import ActivateRecipe, Phase, PretrainRecipe, SftRecipe
+from k15.recipes.activation import ActivateRecipe
+from k15.recipes.supervised import Phase, PretrainRecipe, SftRecipe
 from k15.records import Sequence as Row
 from k15.tasks.row_file import Origin, RowFile
 from k15.tasks.rows import everything_in_loss
@@ -48,7 +49,7 @@ class Data:
 
 
 def phase(**values: Any) -> Phase:
-    return Phase.parse({"name": "p", "max_tokens": 60, **values}, where="test")
+    return Phase.parse({"name": "p", "lr": 1e-3, "max_tokens": 60, **values}, where="test")
 
 
 def shuffled_rows(some: Sequence[Row], seed: int) -> Iterator[Row]:
@@ -153,8 +154,8 @@ def test_rows_too_long_for_a_phase_wait_for_a_longer_one(tmp_path: Path) -> None
         {
             "longer": "defer",
             "phases": [
-                {"name": "short", "epochs": 1, "max_tokens": 50, "sequences_per_step": 1},
-                {"name": "long", "epochs": 1, "max_tokens": 100, "sequences_per_step": 1},
+                {"name": "short", "lr": 1e-3, "epochs": 1, "max_tokens": 50, "sequences_per_step": 1},
+                {"name": "long", "lr": 1e-3, "epochs": 1, "max_tokens": 100, "sequences_per_step": 1},
             ],
         },
         where="test",

@@ -1,8 +1,9 @@
 """What a recipe asks of a step."""
 
+from k15.recipes.activation import ActivateRecipe
 from k15.recipes.data import DataRecipe
 from k15.recipes.rl import RlRecipe
-from k15.recipes.supervised import ActivateRecipe, SftRecipe
+from k15.recipes.supervised import SftRecipe
 from k15.sizing import workload
 from k15.sizing.workload import Workload
 
@@ -17,8 +18,8 @@ def test_supervised_rows_are_as_long_as_they_may_be() -> None:
 
 def test_of_phases_the_longest_counts_and_packed_sequences_are_full() -> None:
     phases = [
-        {"name": "32k", "epochs": 1, "max_tokens": 32768, "sequences_per_step": 32},
-        {"name": "128k", "epochs": 1, "max_tokens": 131072, "sequences_per_step": 8},
+        {"name": "32k", "lr": 2e-5, "epochs": 1, "max_tokens": 32768, "sequences_per_step": 32},
+        {"name": "128k", "lr": 1e-5, "epochs": 1, "max_tokens": 131072, "sequences_per_step": 8},
     ]
     recipe = SftRecipe.parse({"phases": phases, "max_tokens_per_microbatch": 131072}, where="test")
     assert workload.of(recipe) == Workload(131072, 131072, 8 * 131072)

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from k15.engines.megatron.profiler import TRACED_STEPS
+from k15.recipes.activation import ActivateRecipe
 from k15.recipes.pipeline import Resources
-from k15.recipes.supervised import ActivateRecipe, LongCotRecipe, Optimizer, PretrainRecipe, SftRecipe
+from k15.recipes.supervised import LongCotRecipe, Optimizer, PretrainRecipe, SftRecipe
 from k15.stage import StageStopped
 from k15.store.tables import Demonstration, demonstrations_to_table, text_to_table
 from k15.tasks.rows import split, text_row

@@ -1,0 +1,49 @@
+"""Long-context activation (METHOD.md §7)."""
+
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from k15.config import Config
+from k15.recipes.supervised import FitRecipe, Mixture, refuse_weights
+
+
+class ContextPhase(Config):
+    """One length of the activation: documents of this length, for some steps."""
+
+    length: int = Field(ge=16)
+    steps: int = Field(ge=1)
+    sequences_per_step: int = Field(ge=1)
+    full: Mixture = Field(
+        {}, description="data sets of the rows of full length (long QA, long text, summaries)"
+    )
+    partial: Mixture = Field(
+        {}, description="data sets of the rows packed with short documents (cooldown data)"
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if bool(self.full) != bool(self.partial):
+            raise ValueError(f"length {self.length}: give full and partial mixtures, or neither")
+        refuse_weights("full", self.full)
+        refuse_weights("partial", self.partial)
+        return self
+
+
+class ActivateRecipe(FitRecipe):
+    """Long-context activation: a new RoPE base, then growing lengths."""
+
+    kind: ClassVar[str] = "activate"
+
+    rope_base: float = Field(1_000_000.0, gt=1)
+    phases: tuple[ContextPhase, ...] = Field(min_length=1)
+    full_attention_share: float = Field(
+        0.4, ge=0, le=1, description="rows of full length; the rest packs short ones"
+    )
+    length_upsampling: float = Field(
+        0.0, ge=0, description="rows of full length draw documents ∝ length to this power; 0: each in turn"
+    )
+
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """Those of its phases, of both kinds."""
+        return tuple(mixture for phase in self.phases for mixture in (phase.full, phase.partial))
