@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from k15.algo.flops import model_flops_utilisation
-from k15.algo.schedule import course, in_turn
+from k15.algo.schedule import Course, in_turn
 from k15.engines.megatron import architecture, ranks
 from k15.engines.megatron.profiler import profiled
 from k15.engines.megatron.trainer import MegatronTrainer
@@ -88,14 +88,8 @@ def single_course(rates: Rates, steps: int) -> Rate:
     return in_turn([_course(rates, steps)])
 
 
-def _course(rates: Rates, steps: int) -> tuple[int, Rate]:
-    return course(
-        steps,
-        peak=rates.lr,
-        final=rates.last_lr,
-        warmup_steps=rates.warmup_steps,
-        decay=rates.schedule,
-    )
+def _course(rates: Rates, steps: int) -> Course:
+    return Course(steps, rates.lr, rates.last_lr, rates.warmup_steps, rates.schedule)
 
 
 def fit_batches(

@@ -76,7 +76,14 @@ class Run:
         )
         resolved = KINDS[kind].parse({**required, **(recipe or {})}, where=node).resolved()
         context = Context(run_id=self.run_id, commit=COMMIT)
-        job = Job(node=node, kind=kind, version=1, recipe=resolved, inputs=dict(inputs), context=context)
+        job = Job(
+            node=node,
+            kind=kind,
+            version=KINDS[kind].version,
+            recipe=resolved,
+            inputs=dict(inputs),
+            context=context,
+        )
         attempt = self.store.begin(job.key)
         for path, content in files.items():
             if isinstance(content, bytes):

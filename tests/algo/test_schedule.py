@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from k15.algo.schedule import DECAYS, course, in_turn, learning_rate
+from k15.algo.schedule import DECAYS, Course, in_turn, learning_rate
 
 RATE = partial(learning_rate, steps=100, peak=1.0, final=0.1, warmup_steps=10)
 
@@ -37,12 +37,24 @@ def test_unknown_decay_is_refused() -> None:
         RATE(50, decay="step")
 
 
-def test_parts_follow_each_other_each_with_its_own_course() -> None:
-    first = course(4, peak=2e-5, final=2e-6, warmup_steps=0, decay="linear")
-    second = course(3, peak=1e-5, final=1e-6, warmup_steps=1, decay="cosine")
-    rate = in_turn([first, second])
-    assert [rate(step) for step in range(4)] == [first[1](step) for step in range(4)]
-    assert [rate(step) for step in range(4, 7)] == [second[1](step) for step in range(3)]
-    assert (rate(3), rate(4), rate(6)) == pytest.approx((2e-6, 1e-5, 1e-6))
-    with pytest.raises(ValueError, match="step 7 is past"):
-        rate(7)
+@pytest.mark.parametrize("warmup_steps", [0, 1])
+def test_without_a_warmup_it_starts_at_the_peak(warmup_steps: int) -> None:
+    def rates(steps: int) -> list[float]:
+        return [
+            learning_rate(step, steps=steps, peak=1.0, final=0.1, warmup_steps=warmup_steps, decay="linear")
+            for step in range(steps)
+        ]
+
+    assert rates(4) == pytest.approx([1.0, 0.7, 0.4, 0.1])
+    assert rates(1) == [1.0]
+
+
+def test_courses_follow_each_other_and_warm_up_from_where_the_last_one_ended() -> None:
+    first = Course(4, peak=2e-5, final=2e-6, warmup_steps=2, decay="linear")
+    second = Course(5, peak=1e-5, final=1e-6, warmup_steps=2, decay="linear")
+    third = Course(2, peak=1e-5, final=1e-6, warmup_steps=0, decay="constant")
+    rate = in_turn([first, second, third])
+    expected = [1e-5, 2e-5, 1.1e-5, 2e-6, 6e-6, 1e-5, 7e-6, 4e-6, 1e-6, 1e-5, 1e-5]
+    assert [rate(step) for step in range(11)] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="step 11 is past"):
+        rate(11)
