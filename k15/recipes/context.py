@@ -51,7 +51,7 @@ class ContextRecipe(StageRecipe):
     """Greedy accuracy of every model given as role `model.<name>`, by task, length and depth of the fact."""
 
     kind: ClassVar[str] = "context"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     optional_roles: ClassVar[tuple[str, ...]] = ("model.*",)
 
     seed: int = 0

@@ -5,6 +5,7 @@ Lengths are in tokens, the end-of-document token included; a word is a token unl
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from k15.tasks.long_context.facts import Fact
@@ -66,8 +67,15 @@ def probing_document(
 
 
 def spread(random: Random, num_lookups: int, num_facts: int) -> list[int]:
-    """Which facts to ask for: one of each of `num_lookups` equal stretches of their order, shuffled."""
-    places = [int((stretch + random.random()) / num_lookups * num_facts) for stretch in range(num_lookups)]
+    """Which facts to ask for: one of each of `num_lookups` equal stretches of their order, shuffled.
+
+    None twice, or its answer would stand in the text before it is asked for: ValueError where there are fewer
+    facts than that.
+    """
+    if num_lookups > num_facts:
+        raise ValueError(f"{num_lookups} look-ups of {num_facts} facts: ask for each fact once at most")
+    ends = [stretch * num_facts // num_lookups for stretch in range(num_lookups + 1)]
+    places = [first + int(random.random() * (end - first)) for first, end in pairwise(ends)]
     random.shuffle(places)
     return places
 

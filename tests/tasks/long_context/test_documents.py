@@ -103,6 +103,15 @@ def test_spread_takes_one_of_each_stretch() -> None:
         assert [place // 10 for place in places] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("lookups", "num_facts"), [(9, 12), (16, 17), (16, 31), (2, 5), (7, 7), (5, 50)])
+def test_spread_asks_for_no_fact_twice(lookups: int, num_facts: int) -> None:
+    drawn = [spread(Random(seed), lookups, num_facts) for seed in range(100)]
+    assert all(len(set(places)) == lookups for places in drawn)
+    assert set().union(*drawn) == set(range(num_facts))
+    with pytest.raises(ValueError, match="8 look-ups of 7 facts"):
+        spread(Random(0), 8, 7)
+
+
 def test_lengths_count_the_tokens_of_a_tokenizer() -> None:
     random = Random(3)
     stated = facts(random, 8, 1, "prose")
