@@ -101,14 +101,23 @@ def _rows(
 
 
 def tables(artifact: Artifact) -> Sequence[str]:
-    """The tables of an input: its Parquet files, in order, or "" for a user's lone file."""
+    """The tables of an input: its Parquet files, in order, or "" for a user's lone file.
+
+    ValueError where it has none, or has some in folders within it: nothing that is given is left out.
+    """
     names = [entry.path for entry in artifact.files]
-    found = sorted(name for name in names if name.endswith(SUFFIX) and "/" not in name)
+    found = sorted(name for name in names if name.endswith(SUFFIX))
     if not found and len(names) == 1 and "." not in names[0]:
         return [""]  # a raw file: its name is its digest
-    if not found:
+    deeper = [name for name in found if "/" in name]
+    if not found or len(deeper) == len(found):
         raise ValueError(
             f"{artifact.uri}: no table to train on; name the part that holds one, of {names[:20]}"
+        )
+    if deeper:
+        raise ValueError(
+            f"{artifact.uri}: {len(deeper)} of its {len(found)} tables lie in folders within it: "
+            f"{deeper[:5]}; put all that belong together into one folder, and name the others by themselves"
         )
     return found
 

@@ -207,10 +207,12 @@ def test_the_tables_of_an_input_are_its_parquet_files_or_a_lone_file_of_the_user
     def of(*paths: str) -> list[str]:
         return list(tables(LocalInput(tables=dict.fromkeys(paths))))  # type: ignore[arg-type]
 
-    assert of("b.parquet", "a.parquet", "metrics.jsonl", "deep/c.parquet") == ["a.parquet", "b.parquet"]
+    assert of("b.parquet", "a.parquet", "metrics.jsonl", "deep/notes.txt") == ["a.parquet", "b.parquet"]
     assert of("9f86d081884c7d65") == [""]
     with pytest.raises(ValueError, match="no table to train on; name the part that holds one"):
         of("sft/demonstrations.parquet", "train/prompts.parquet")
+    with pytest.raises(ValueError, match=r"1 of its 2 tables lie in folders within it: \['deep/c.parquet'\]"):
+        of("a.parquet", "deep/c.parquet")
 
 
 def test_roles_and_mixtures_must_meet(
