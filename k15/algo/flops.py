@@ -5,8 +5,9 @@ padding counts nothing. So it follows Chowdhery et al. 2022 (PaLM, appendix B), 
 things: attention is causal, and only tokens in the loss meet the output layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 FAMILIES = ("llama", "qwen2", "qwen3")  # whose layers are counted, by a config.json's model_type
 FORWARD_AND_BACKWARD = 3  # the backward pass multiplies each matrix with two others
@@ -23,6 +24,36 @@ class Shape:
     num_groups: int  # key-value heads
     head_dim: int
     vocab_size: int
+
+
+def sizes(config: Mapping[str, Any], where: str) -> dict[str, int]:
+    """The fields of a Shape out of a config.json; ValueError names `where` and the field that is wrong."""
+    heads = whole(config, "num_attention_heads", where)
+    hidden = whole(config, "hidden_size", where)
+    groups = whole(config, "num_key_value_heads", where, default=heads)
+    if heads % groups:
+        raise ValueError(
+            f"{where}: num_attention_heads is {heads}, which num_key_value_heads={groups} does not divide"
+        )
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": whole(config, "intermediate_size", where),
+        "num_layers": whole(config, "num_hidden_layers", where),
+        "num_heads": heads,
+        "num_groups": groups,
+        "head_dim": whole(config, "head_dim", where, default=hidden // heads),
+        "vocab_size": whole(config, "vocab_size", where),
+    }
+
+
+def whole(config: Mapping[str, Any], field: str, where: str, default: int | None = None) -> int:
+    """A size in a config.json, `default` where it is null or missing; ValueError where it is none."""
+    value = config.get(field)
+    if value is None:
+        value = default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{where}: {field} is {value!r}; it must be a whole number of 1 or more")
+    return value
 
 
 def layer_weights(shape: Shape) -> int:

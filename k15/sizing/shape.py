@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from k15.algo import flops
 
@@ -55,25 +54,5 @@ def read(directory: Path) -> Shape:
     if not isinstance(config, dict) or config.get("model_type") not in flops.FAMILIES:
         found = config.get("model_type") if isinstance(config, dict) else config
         raise ValueError(f"{path}: model_type is {found!r}; sizes are known of {', '.join(flops.FAMILIES)}")
-    heads = _size(path, config, "num_attention_heads")
-    hidden = _size(path, config, "hidden_size")
-    return Shape(
-        family=config["model_type"],
-        vocab_size=_size(path, config, "vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=_size(path, config, "intermediate_size"),
-        num_layers=_size(path, config, "num_hidden_layers"),
-        num_heads=heads,
-        num_groups=_size(path, config, "num_key_value_heads", default=heads),
-        head_dim=_size(path, config, "head_dim", default=hidden // heads),
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
-def _size(path: Path, config: dict[str, Any], field: str, default: int | None = None) -> int:
-    value = config.get(field)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{path}: {field} is {value!r}; it must be a whole number of 1 or more")
-    return value
+    tied = bool(config.get("tie_word_embeddings", False))
+    return Shape(family=config["model_type"], tied=tied, **flops.sizes(config, str(path)))

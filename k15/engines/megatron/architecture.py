@@ -8,9 +8,9 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from torch.nn import functional
 
-from k15.algo.flops import FAMILIES, Shape
+from k15.algo.flops import FAMILIES, Shape, sizes, whole
+from k15.engines.megatron import fields
 from k15.engines.megatron.checkpoint import read_config
-from k15.engines.megatron.fields import refuse_unmapped
 from k15.recipes.pipeline import Layout
 
 Precision = Literal["float32", "bfloat16"]
@@ -38,13 +38,11 @@ def read(
 ) -> Architecture:
     """The architecture of an HF directory; ValueError names the file and the field it cannot honour."""
     path = directory / "config.json"
-    config = _updated(read_config(directory), rope_base, max_positions)
-    _refuse_unsupported(path, config)
-    refuse_unmapped(path, config)
-    try:
-        return _parse(config)
-    except KeyError as error:
-        raise ValueError(f"{path}: field {error} is missing") from None
+    given = read_config(directory)
+    _refuse_unsupported(path, given)
+    fields.refuse_unmapped(path, given)
+    fields.rope_base(path, given)
+    return _parse(path, _updated(given, rope_base, max_positions))
 
 
 def refuse_undivided(arch: Architecture, layout: Layout) -> None:
@@ -135,45 +133,27 @@ def _updated(config: dict[str, Any], rope_base: float | None, max_positions: int
     return updated
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
-
-
 def _refuse_unsupported(path: Path, config: dict[str, Any]) -> None:
-    rope = _rope(config)
     refused = {
         "model_type": config.get("model_type") not in FAMILIES,
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "attention_bias": config.get("model_type") != "qwen2" and bool(config.get("attention_bias")),
         "mlp_bias": bool(config.get("mlp_bias")),
         "use_sliding_window": bool(config.get("use_sliding_window")),
-        "rope_parameters.rope_type": rope.get("rope_type", rope.get("type", "default")) != "default",
-        "rope_parameters.partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0,
         "quantization_config": config.get("quantization_config") is not None,
     }
-    wrong = [field for field, bad in refused.items() if bad]
+    wrong = {field: config.get(field) for field, bad in refused.items() if bad}
     if wrong:
-        values = {
-            field: rope.get(field.split(".")[1]) if "." in field else config.get(field) for field in wrong
-        }
-        raise ValueError(f"{path}: not supported: {values}; use a plain model of type {', '.join(FAMILIES)}")
+        raise ValueError(f"{path}: not supported: {wrong}; use a plain model of type {', '.join(FAMILIES)}")
 
 
-def _parse(config: dict[str, Any]) -> Architecture:
-    heads = config["num_attention_heads"]
-    rope = _rope(config)
+def _parse(path: Path, config: dict[str, Any]) -> Architecture:
     return Architecture(
         family=config["model_type"],
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_layers=config["num_hidden_layers"],
-        num_heads=heads,
-        num_groups=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        norm_epsilon=config["rms_norm_eps"],
-        rope_base=float(rope["rope_theta"] if "rope_theta" in rope else config["rope_theta"]),
-        max_positions=config["max_position_embeddings"],
-        tied=bool(config.get("tie_word_embeddings", False)),
+        norm_epsilon=fields.number(path, config, "rms_norm_eps"),
+        rope_base=fields.rope_base(path, config),
+        max_positions=whole(config, "max_position_embeddings", str(path)),
+        tied=fields.switch(path, config, "tie_word_embeddings"),
         config=config,
+        **sizes(config, str(path)),
     )

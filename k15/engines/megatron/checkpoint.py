@@ -60,9 +60,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model is a directory of config.json and safetensors")
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: it holds {type(config).__name__}, not an object of fields")
     return config
 
 

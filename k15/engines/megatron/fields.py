@@ -1,5 +1,6 @@
 """The fields of a config.json: those that are read, those of no effect here, and all others, refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,48 @@ OF_NO_EFFECT = {
     "use_cache",
 }
 
+PLAIN = {"rope_type": ("default",), "type": ("default",), "partial_rotary_factor": (1.0,)}  # of positions
+
+
+def rope_base(path: Path, config: dict[str, Any]) -> float:
+    """The base of plain rotary positions.
+
+    ValueError names `path` and what of rope_parameters or rope_scaling asks for other ones, or two bases.
+    """
+    for field, held in (("rope_parameters", {"rope_theta"}), ("rope_scaling", set())):
+        told = config.get(field) or {}
+        if not isinstance(told, dict):
+            raise ValueError(f"{path}: {field} is {told!r}; it must be an object")
+        others = {name: value for name, value in told.items() if name not in held and value is not None}
+        if wrong := {name: value for name, value in others.items() if value not in PLAIN.get(name, ())}:
+            raise ValueError(
+                f"{path}: not supported: {field}: {wrong}; use a model of plain rotary positions"
+            )
+    places = (config.get("rope_parameters") or {}, config)
+    bases = {number(path, place, "rope_theta") for place in places if place.get("rope_theta") is not None}
+    if not bases:
+        raise ValueError(f"{path}: field 'rope_theta' is missing")
+    if len(bases) > 1:
+        raise ValueError(f"{path}: rope_theta is given as {sorted(bases)}; leave one of them")
+    return bases.pop()
+
+
+def number(path: Path, config: dict[str, Any], field: str) -> float:
+    """A number above 0 in a config.json; ValueError names the field that holds none."""
+    value = config.get(field)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{path}: {field} is {value!r}; it must be a number above 0")
+    return float(value)
+
+
+def switch(path: Path, config: dict[str, Any], field: str) -> bool:
+    """Whether a field of a config.json is on; ValueError where it is neither on nor off."""
+    value = config.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{path}: {field} is {value!r}; it must be true or false")
+    return bool(value)
+
 
 def refuse_unmapped(path: Path, config: dict[str, Any]) -> None:
     """ValueError names the fields of `path` that may ask for what is not built here.
@@ -55,8 +98,8 @@ def refuse_unmapped(path: Path, config: dict[str, Any]) -> None:
         for name, value in config.items()
         if value and name not in known and not name.startswith("_")
     }
-    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        unmapped["layer_types"] = sorted(kinds)
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        unmapped["layer_types"] = kinds
     if unmapped:
         raise ValueError(f"{path}: not mapped: {unmapped}; take fields that change nothing out of the file")

@@ -147,7 +147,31 @@ def test_a_wrong_shape_is_named(make_model: MakeModel) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model_type", "gpt2"), ("attention_bias", True), ("use_sliding_window", True), ("hidden_act", "gelu")],
+    [
+        ("model_type", "gpt2"),
+        ("attention_bias", True),
+        ("use_sliding_window", True),
+        ("hidden_act", "gelu"),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),  # beside the rope_parameters of the file
+        ("rope_scaling", {"factor": 4.0}),
+        ("rope_scaling", "linear"),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "attention_factor": 2.0}),
+        ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
+        ("rope_parameters", {"rope_type": "default", "rope_theta": "large"}),
+        ("rope_theta", 5e5),  # and another one in rope_parameters
+        ("hidden_size", "x"),
+        ("hidden_size", 64.0),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", 3),
+        ("num_key_value_heads", -1),
+        ("head_dim", True),
+        ("rms_norm_eps", None),
+        ("rms_norm_eps", 0),
+        ("max_position_embeddings", None),
+        ("tie_word_embeddings", "false"),
+        ("vocab_size", []),
+        ("layer_types", 7),
+    ],
 )
 def test_what_the_config_asks_for_and_is_not_built_is_refused(
     make_model: MakeModel, field: str, value: object
@@ -155,7 +179,14 @@ def test_what_the_config_asks_for_and_is_not_built_is_refused(
     directory, _ = make_model()
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, field: value}))
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(ValueError, match=rf"config\.json: .*{field}"):
+        load(directory)
+
+
+def test_a_config_that_is_no_object_is_refused(make_model: MakeModel) -> None:
+    directory, _ = make_model()
+    (directory / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"config\.json: it holds list"):
         load(directory)
 
 
