@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 PAD, END = "<pad>", "<eos>"
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # one of them holds the tokens
+MOST_UNUSED = 0.05  # of a vocabulary: embeddings are padded to a multiple, of Qwen's 152,064 0.3 %
 PIECES = {
     # A digit; or text up to the next digit, line end or punctuation mark (which it takes in); or marks.
     "phrases": r"\p{N}|\n*[^\p{N}\n.,?!]+[.,?!]?|[\n.,?!]+",
@@ -53,7 +54,7 @@ def load_tokenizer(directory: Path) -> Any:
     """The tokenizer of a model directory.
 
     ValueError where there is none, it cannot be read, or it is another model's: it makes tokens the model has
-    no embedding for, or lacks the one that config.json ends a text with.
+    no embedding for, ends no text with the token that config.json names, or is far smaller than the model's.
     """
     if not any((directory / name).is_file() for name in FILES):
         raise ValueError(f"{directory}: no tokenizer; it needs one of {', '.join(FILES)}")
@@ -75,14 +76,25 @@ def _loader(directory: Path) -> Any:
 
 
 def _refuse_foreign(tokenizer: Any, config: dict[str, Any], directory: Path) -> None:
+    if problem := _mismatch(tokenizer, config):
+        raise ValueError(f"{directory}: the tokenizer is not this model's: {problem}; give the model its own")
+
+
+def _mismatch(tokenizer: Any, config: dict[str, Any]) -> str:
     largest = max(tokenizer.get_vocab().values())
     vocabulary = config.get("vocab_size")
-    ends = config.get("eos_token_id")
-    wrong = [end for end in (ends if isinstance(ends, list) else [ends]) if end is not None and end > largest]
     if isinstance(vocabulary, int) and largest >= vocabulary:
-        problem = f"its largest token is {largest}, and config.json's vocab_size is {vocabulary}"
-    elif wrong:
-        problem = f"it has no token {wrong[0]}, config.json's eos_token_id (its largest is {largest})"
-    else:
-        return
-    raise ValueError(f"{directory}: the tokenizer is not this model's: {problem}; give the model its own")
+        return f"its largest token is {largest}, and config.json's vocab_size is {vocabulary}"
+    ends = config.get("eos_token_id")
+    special = set(tokenizer.all_special_ids)
+    special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is None or end in special:
+            continue
+        if not isinstance(end, int) or not 0 <= end <= largest:
+            return f"it has no token {end}, config.json's eos_token_id (its largest is {largest})"
+        named = tokenizer.convert_ids_to_tokens(end)
+        return f"its token {end} ({named!r}) is a plain one, and config.json's eos_token_id"
+    if isinstance(vocabulary, int) and largest + 1 < vocabulary * (1 - MOST_UNUSED):
+        return f"it has {largest + 1} tokens, config.json's vocab_size is {vocabulary}"
+    return ""

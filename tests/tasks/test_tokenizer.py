@@ -74,3 +74,28 @@ def test_a_tokenizer_of_no_family_stays_what_it_is_under_a_model_of_one(tmp_path
     loaded = load_tokenizer(tmp_path)
     assert loaded.get_vocab() == trained.get_vocab()
     assert loaded.encode(" two three?") == trained.encode(" two three?")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"vocab_size": 300}, None),
+        ({"vocab_size": 312, "eos_token_id": [1]}, None),  # padded by 4 %
+        ({"vocab_size": 299}, "its largest token is 299"),
+        ({"vocab_size": 512}, "it has 300 tokens, config.json's vocab_size is 512"),
+        ({"eos_token_id": 300}, "it has no token 300, config.json's eos_token_id"),
+        ({"eos_token_id": [1, 70]}, r"its token 70 \(.*\) is a plain one, and config.json's eos_token_id"),
+    ],
+)
+def test_another_model_s_tokenizer_is_refused(
+    tmp_path: Path, fields: dict[str, object], named: str | None
+) -> None:
+    trained = train_tokenizer([f"{n} {n * n} and more of it" for n in range(300)], 300, "words")
+    assert len(trained) == 300
+    trained.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": 300, **fields}))
+    if named is None:
+        assert len(load_tokenizer(tmp_path)) == 300
+        return
+    with pytest.raises(ValueError, match=f"the tokenizer is not this model's: {named}"):
+        load_tokenizer(tmp_path)
