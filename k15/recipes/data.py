@@ -44,7 +44,7 @@ class BaseRecipe(StageRecipe):
     """
 
     kind: ClassVar[str] = "base"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     optional_roles: ClassVar[tuple[str, ...]] = ("data", "model")
 
     seed: int = 0

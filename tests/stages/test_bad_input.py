@@ -224,7 +224,7 @@ def test_rows_longer_than_the_recipe_s_are_refused(ended: tuple[Store, dict[str,
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("cut shard", "its weights cannot be read"),
+        ("cut shard", "fetch the model again"),
         ("no shard", SECOND_SHARD),
         ("tokenizer", "the tokenizer is not this model's"),
     ],

@@ -15,6 +15,7 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 2 * 1024**3  # at most
 SHARDS = 16  # at least, of a model that is in memory while it is written
 LEAST_BYTES = 8 * 1024**2  # smaller shards would spare nothing worth a file
+COMPANIONS = (".json", ".jinja", ".md", ".model", ".tiktoken", ".txt")  # config, tokenizer, template, card
 
 
 def shard_bytes_of(total_bytes: int) -> int:
@@ -33,6 +34,24 @@ class Checkpoint:
     def names(self) -> set[str]:
         """Every tensor's name."""
         return set(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, which is not read."""
+        with safe_open(self._files[name], "pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def copy(self, directory: Path) -> None:
+        """The files as they are, in `directory`: config, weights and their index, and what goes with them.
+
+        Pickles, other formats' weights, and whatever is none of COMPANIONS stay behind.
+        """
+        directory.mkdir(parents=True)
+        shards = {path.name for path in self._files.values()}
+        for path in sorted(self.directory.iterdir()):
+            is_index = path.name.endswith(".index.json")
+            is_companion = path.suffix in COMPANIONS and (path.name == INDEX or not is_index)
+            if path.name in shards or (path.is_file() and is_companion):
+                shutil.copyfile(path, directory / path.name)
 
     def tensor(self, name: str, *, cut: int | None = None, part: int = 0, parts: int = 1) -> Tensor:
         """One tensor, or one of its equal `parts` along dimension `cut`, read without the others.
@@ -138,7 +157,8 @@ def _locate(directory: Path) -> dict[str, Path]:
     single = directory / "model.safetensors"
     if not single.is_file():
         raise ValueError(
-            f"{directory}: neither {INDEX} nor model.safetensors; convert the weights to safetensors"
+            f"{directory}: neither {INDEX} nor model.safetensors; pickled weights (.bin) are not read: "
+            "write them as safetensors where you trust them, with from_pretrained and save_pretrained"
         )
     try:
         with safe_open(single, "pt") as file:
@@ -158,11 +178,14 @@ def _locate_shards(directory: Path, index: Path) -> dict[str, Path]:
             raise ValueError(f"{shard}: no such file, but {INDEX} names it; fetch the model again")
         try:
             with safe_open(shard, "pt") as file:
-                lacks = {name for name, path in files.items() if path == shard} - set(file.keys())
+                named = {name for name, path in files.items() if path == shard}
+                lacks, extra = named - set(file.keys()), set(file.keys()) - named
         except SafetensorError as error:
             raise ValueError(f"{shard}: {error}; fetch the model again") from None
         if lacks:
             raise ValueError(f"{shard}: lacks {min(lacks)}, which {INDEX} says it has; fetch the model again")
+        if extra:
+            raise ValueError(f"{shard}: has {min(extra)}, which {INDEX} does not say; fetch the model again")
     return files
 
 

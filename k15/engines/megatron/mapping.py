@@ -14,6 +14,7 @@ from torch import Tensor
 
 Heads = tuple[int, int, int]  # query groups, queries in a group, head dimension
 EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
 OUTPUT = "lm_head.weight"
 OUTPUT_LAYER = "output_layer.weight"
 NAMES_SHOWN = 8
@@ -59,7 +60,7 @@ LAYER = (
     Row(("mlp.linear_fc2.weight",), ("mlp.down_proj.weight",), cut=1),
 )
 LAST = (
-    Row(("decoder.final_layernorm.weight",), ("model.norm.weight",)),
+    Row(("decoder.final_layernorm.weight",), (NORM,)),
     Row((OUTPUT_LAYER,), (OUTPUT,), cut=0),
 )
 

@@ -15,13 +15,11 @@ import torch.distributed as dist
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
-from k15.engines.megatron import architecture, checkpoint, held, mapping, parallel
+from k15.engines.megatron import architecture, checkpoint, contents, held, mapping, parallel
 from k15.engines.megatron.architecture import Architecture
 from k15.engines.megatron.loss_model import LossModel
 from k15.engines.megatron.spec import RowRotary, layer_spec
 from k15.recipes.pipeline import Layout
-
-IGNORED = "rotary_emb.inv_freq"  # old checkpoints store this constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +54,7 @@ class Model:
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """(HF name, shape) of the whole model's tensors in HF order."""
-        for name, row in self.table:
-            part = torch.empty(self.places[name].shape, device="meta")
-            for hf_name, tensor in zip(
-                row.hugging_face, mapping.split(row.layout, part, self.heads), strict=True
-            ):
-                shape = list(tensor.shape)
-                if row.cut is not None:
-                    shape[row.cut] *= self.layout.tensor
-                yield hf_name, tuple(shape)
+        yield from contents.shapes(self.arch).items()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """On rank 0 (HF name, detached tensor) of the whole model, in HF order, a row of the table at a time.
@@ -91,28 +81,14 @@ class Model:
 
         ValueError: what `source` lacks, has too much, or has in another shape.
         """
-        present = {name for name in source.names if not name.endswith(IGNORED)}
-        if self.arch.tied and mapping.OUTPUT in present:
-            if not torch.equal(source.tensor(mapping.OUTPUT), source.tensor(mapping.EMBEDDING)):
-                raise ValueError(
-                    f"{source.directory}: config.json ties the output layer, but {mapping.OUTPUT} differs"
-                )
-            present.remove(mapping.OUTPUT)
-        expected = [name for _, row in self.table for name in row.hugging_face]
-        mapping.check_names(expected, present, where=str(source.directory))
+        contents.refuse_misfit(source, self.arch)
         part, parts = parallel.tensor_rank(), self.layout.tensor
         for name, row in mapping.rows(values, self.arch.num_layers):
             names = [
                 mapping.EMBEDDING if self.arch.tied and n == mapping.OUTPUT else n for n in row.hugging_face
             ]
             pieces = [source.tensor(n, cut=row.cut, part=part, parts=parts) for n in names]
-            joined = mapping.join(row.layout, pieces, self.heads)
-            if joined.shape != values[name].shape:
-                raise ValueError(
-                    f"{source.directory}: {', '.join(names)} make {tuple(joined.shape)}, "
-                    f"config.json asks for {tuple(values[name].shape)}"
-                )
-            values[name].copy_(joined)
+            values[name].copy_(mapping.join(row.layout, pieces, self.heads))
 
     def save(self, directory: Path) -> None:
         """Write an HF directory: updated config, sharded safetensors, the tokenizer as it was.

@@ -2,13 +2,14 @@
 
 import json
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from k15.engines.megatron import architecture, checkpoint, mapping, parallel
+from k15.engines.megatron import architecture, checkpoint, contents, mapping, parallel
 from k15.engines.megatron.batch import Share, pack
 from k15.engines.megatron.loss_model import logprobs
 from k15.engines.megatron.model import load
@@ -88,6 +89,17 @@ def test_round_trip_is_equal_to_the_bit(
     assert (tmp_path / "out" / "tokenizer.json").read_text() == '{"kept": "as it was"}'
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_and_shapes_are_those_of_hugging_face(make_model: MakeModel, family: str, tied: bool) -> None:
+    directory, reference = make_model(family, tied=tied)
+    held = {name: tuple(t.shape) for name, t in load_file(directory / "model.safetensors").items()}
+    expected = contents.shapes(architecture.read(directory))
+    assert expected == held
+    assert list(expected) == [name for name, _ in load(directory).tensors()]
+    assert sum(map(prod, expected.values())) == reference.num_parameters()
+
+
 def test_shards_and_their_index_read_like_one_file(make_model: MakeModel, tmp_path: Path) -> None:
     directory, _ = make_model()
     loaded = load(directory)
@@ -141,7 +153,7 @@ def test_a_wrong_shape_is_named(make_model: MakeModel) -> None:
     tensors = load_file(path)
     tensors["model.norm.weight"] = torch.ones(3)
     save_file(tensors, path)
-    with pytest.raises(ValueError, match=r"model\.norm\.weight make \(3,\), config\.json asks for \(64,\)"):
+    with pytest.raises(ValueError, match=r"model\.norm\.weight is \(3,\), config\.json asks for \(64,\)"):
         load(directory)
 
 
