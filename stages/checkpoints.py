@@ -49,4 +49,3 @@ class Checkpoints:
         (folder / METRICS).write_bytes(self._ctx.metrics.encode())
         self._ctx.steps.save(done.steps, folder, done.encoded())
         shutil.rmtree(folder)
-        log.info("saved step=%d", done.steps)

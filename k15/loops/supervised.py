@@ -1,5 +1,6 @@
 """Fitting tokens: the same loop for pretraining, activation, SFT and long-CoT SFT."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,11 @@ from k15.records import Sequence as Row
 
 RECENT = 20  # steps whose mean loss stands for where a run ended
 SAVE_EVERY_S = 300.0
+SAVE_SPACING = (
+    20  # times the last save's duration until the next: saving takes at most a twentieth of the time
+)
+
+logger = logging.getLogger("k15.supervised")
 
 
 class Stepper(Protocol):
@@ -76,19 +82,33 @@ class Fit:
 
 @dataclass
 class Saver:
-    """Calls `save` every `every_steps` updates, or where that is 0 every SAVE_EVERY_S seconds."""
+    """Calls `save` every `every_steps` updates, or where that is 0 by the clock.
+
+    By the clock that is every SAVE_EVERY_S seconds, or SAVE_SPACING times what the last save took where that
+    is longer: training waits for a save, and a large model's takes minutes.
+    """
 
     save: Callable[[Fit], None]
     every_steps: int = 0
-    _last: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    _spacing_s: float = SAVE_EVERY_S
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = self.clock()
 
     def after(self, done: Fit, *, ended: bool) -> None:
         """Save where it is due, or where the run was told to end."""
-        by_time = time.monotonic() - self._last >= SAVE_EVERY_S
+        started = self.clock()
+        by_time = started - self._last >= self._spacing_s
         due = done.steps % self.every_steps == 0 if self.every_steps else by_time
         if due or ended:
             self.save(done)
-            self._last = time.monotonic()
+            self._last = self.clock()
+            took_s = self._last - started
+            self._spacing_s = max(SAVE_EVERY_S, SAVE_SPACING * took_s)
+            rhythm = f"{self.every_steps} steps" if self.every_steps else f"{self._spacing_s:.0f} s"
+            logger.info("saved step=%d seconds=%.1f next_after=%s", done.steps, took_s, rhythm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,10 @@ class Resources(Config):
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)
     checkpoint_every_steps: int = Field(
-        0, ge=0, description="of supervised stages, to go on from after a kill; 0: every 300 s"
+        0,
+        ge=0,
+        description="of supervised stages, to go on from after a kill; 0: every 300 s, or every 20 times "
+        "what a save takes where that is longer",
     )
     peak_tflops: float = Field(
         0.0, ge=0, description="of one device at the run's precision; MFU is logged then"

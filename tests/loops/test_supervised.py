@@ -1,7 +1,6 @@
 """The supervised loop, without an engine."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -113,12 +112,47 @@ def test_saves_every_so_many_steps_but_not_the_last_one() -> None:
     assert saved == [3, 6]
 
 
-def test_saves_by_time_where_no_number_of_steps_is_given() -> None:
-    saved: list[int] = []
-    run(Recorder(), 3, saver=Saver(lambda done: saved.append(done.steps)))
-    assert saved == []
-    run(Recorder(), 3, saver=Saver(lambda done: saved.append(done.steps), _last=time.monotonic() - 301))
-    assert saved == [1]
+class Timed(Recorder):
+    """A trainer whose steps take 100 s each of a clock of its own; a save takes as long as it is told."""
+
+    def __init__(self, save_s: float) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.save_s = save_s
+        self.saved: list[int] = []
+
+    def supervised_step(self, batch: Sequence[Row], *, lr: float) -> dict[str, float]:
+        self.now += 100.0
+        return super().supervised_step(batch, lr=lr)
+
+    def save(self, done: Fit) -> None:
+        self.now += self.save_s
+        self.saved.append(done.steps)
+
+    def saver(self, every_steps: int = 0) -> Saver:
+        return Saver(self.save, every_steps, clock=lambda: self.now)
+
+
+def test_saves_every_300_s_where_no_number_of_steps_is_given() -> None:
+    trainer = Timed(save_s=1.0)
+    run(trainer, 10, saver=trainer.saver())
+    assert trainer.saved == [3, 6, 9]
+
+
+def test_a_save_that_takes_long_is_followed_by_20_times_as_long_without_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = Timed(save_s=60.0)
+    with caplog.at_level("INFO"):
+        run(trainer, 28, saver=trainer.saver())
+    assert trainer.saved == [3, 15, 27]
+    assert caplog.messages[0] == "saved step=3 seconds=60.0 next_after=1200 s"
+
+
+def test_a_number_of_steps_is_kept_to_however_long_a_save_takes() -> None:
+    trainer = Timed(save_s=600.0)
+    run(trainer, 7, saver=trainer.saver(every_steps=2))
+    assert trainer.saved == [2, 4, 6]
 
 
 def test_stops_between_steps_and_saves_the_one_it_made() -> None:
