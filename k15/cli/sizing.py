@@ -10,15 +10,15 @@ from k15.cli.planning import add_recipe
 from k15.cli.world import Adder, World, recipe_path
 from k15.recipes import KINDS, Pipeline
 from k15.recipes.pipeline import Layout
-from k15.sizing import shape, workload
-from k15.sizing.advice import Found, Machine, find, gigabytes
+from k15.sizing import shape
+from k15.sizing.advice import Asked, Found, Machine, asked, find, gigabytes
 from k15.sizing.hardware import GIB, GPUS
 from k15.sizing.layouts import Estimate
 from k15.sizing.shape import Shape
-from k15.sizing.workload import Workload
 from k15.store.plan import load_pipeline
 
 SHOWN = 5
+ANY = "any"
 
 
 def add_commands(add: Adder) -> None:
@@ -27,8 +27,8 @@ def add_commands(add: Adder) -> None:
         "size",
         size,
         "say which layouts of some GPUs fit a model's training, and how fast each would be",
-        "k15 size --model /models/Qwen3-8B --recipe full --gpus 8 --gpu-memory 80",
-        "k15 size --model /models/Qwen3-32B --recipe full --gpus 64 --gpu-memory 80 --node sft --show 20",
+        "k15 size --model /models/Qwen3-32B --recipe full --gpus 64 --gpu-memory 80    as its nodes ask",
+        "k15 size --model /models/Qwen3-8B --recipe full --gpus 16 --gpu-memory 80 --layout any --show 20",
         "k15 size --model /models/Qwen3-32B --recipe full --gpus 32 --gpu-memory 80 --node sft \\",
         "         --layout tensor=8,pipeline=2,sequence=true    check one layout; exit code 2: cannot be",
         "k15 size --model /models/Qwen3-8B --recipe full --gpus 16 --gpu-memory 141 --gpu h200 --json",
@@ -50,7 +50,7 @@ def add_commands(add: Adder) -> None:
         default="",
         metavar="NAME=VALUE,…",
         help="check this layout (tensor, pipeline, context, data, sequence; data fills up the GPUs where "
-        "it is not given) and not the one in the node's resources",
+        "it is not given) and not the one in the node's resources; any: say which fit",
     )
     command.add_argument(
         "--distributed-optimizer",
@@ -63,15 +63,14 @@ def add_commands(add: Adder) -> None:
 
 
 def size(args: argparse.Namespace, world: World) -> int:
-    """A table per stage; ValueError says why a stage cannot run as asked, after the tables are printed."""
+    """A table per stage; ValueError says why a stage cannot run as asked, after the tables are printed.
+
+    Asked are the recipe's own rows, precision and recomputation, in the node's or the command's layout.
+    """
     machine = _machine(args)
     model = shape.read(Path(args.model))
     pipeline = load_pipeline(recipe_path(world.root, args.recipe), args.set, world.root, with_files=False)
-    works = _workloads(pipeline, args.node)
-    found = [
-        find(model, name, work, machine, _asked(args, pipeline, name, machine))
-        for name, work in works.items()
-    ]
+    found = [find(model, one, machine) for one in _asked(args, pipeline, machine)]
     value = {
         "parameters": model.num_parameters,
         "gpus": machine.gpus,
@@ -81,7 +80,7 @@ def size(args: argparse.Namespace, world: World) -> int:
         "stages": [one.resolved(args.show) for one in found],
     }
     world.put(value, lambda: _print(world, model, machine, found, args.show))
-    problems = [f"{one.node}: {one.problem}" for one in found if one.problem]
+    problems = [f"{one.asked.node}: {one.problem}" for one in found if one.problem]
     if problems:
         raise ValueError("\n".join(problems))
     return 0
@@ -94,29 +93,34 @@ def _machine(args: argparse.Namespace) -> Machine:
     return Machine(args.gpus, args.gpu, args.gpu_memory, args.distributed_optimizer)
 
 
-def _workloads(pipeline: Pipeline, wanted: str) -> dict[str, Workload]:
-    """Of the stages that train, or of the one wanted."""
+def _asked(args: argparse.Namespace, pipeline: Pipeline, machine: Machine) -> list[Asked]:
+    """The stages that train, or the one wanted."""
     found = {}
     for name, node in pipeline.nodes.items():
-        work = workload.of(KINDS[node.kind].parse(node.recipe, where=f"nodes.{name}.recipe"))
-        if work is not None:
-            found[name] = work
+        one = asked(
+            name,
+            KINDS[node.kind].parse(node.recipe, where=f"nodes.{name}.recipe"),
+            _layout(args.layout, machine) if args.layout else node.resources.layout,
+            distributed_optimizer=machine.distributed_optimizer,
+        )
+        if one is not None:
+            found[name] = one
+    wanted = args.node
     if wanted and wanted not in found:
         raise ValueError(
             f"--node {wanted}: no such stage that trains; there are {', '.join(found) or 'none'}"
         )
-    return {wanted: found[wanted]} if wanted else found
+    return [found[wanted]] if wanted else list(found.values())
 
 
-def _asked(args: argparse.Namespace, pipeline: Pipeline, name: str, machine: Machine) -> Layout | None:
-    """The layout of the command line, or else of the node where it names more than one process."""
-    if not args.layout:
-        layout = pipeline.nodes[name].resources.layout
-        return layout if layout.world > 1 else None
+def _layout(text: str, machine: Machine) -> Layout | None:
+    """The layout of the command line; None for any."""
+    if text == ANY:
+        return None
     try:
-        values = tomllib.loads("\n".join(args.layout.split(",")))
+        values = tomllib.loads("\n".join(text.split(",")))
     except tomllib.TOMLDecodeError:
-        raise ValueError(f"--layout {args.layout}: write it as tensor=8,pipeline=2,sequence=true") from None
+        raise ValueError(f"--layout {text}: write it as tensor=8,pipeline=2,sequence=true, or any") from None
     layout = Layout.parse(values, where="--layout")
     if "data" not in values:
         layout = layout.model_copy(update={"data": max(1, machine.gpus // layout.world)})
@@ -128,18 +132,18 @@ def _print(world: World, model: Shape, machine: Machine, found: list[Found], sho
     size, gpus = f"{model.num_parameters / 1e9:.3g}B", f"{machine.gpus} × {machine.gpu}"
     out.print(f"{model.family}, {size} parameters, on {gpus} of {machine.memory_gb:g} GB")
     for one in found:
-        work = one.work
+        work, training = one.asked.work, one.asked.training
         out.print(
-            f"\n{one.node}: rows of {work.row_tokens:,} tokens, {work.microbatch_tokens:,} in a microbatch, "
-            f"{work.step_tokens:,} in a step"
+            f"\n{one.asked.node}: rows of {work.row_tokens:,} tokens, {work.microbatch_tokens:,} in a "
+            f"microbatch, {work.step_tokens:,} in a step, in {training.precision}"
         )
-        rows = one.asked or one.fitting[:shown]
-        if rows:
-            out.print(_table(rows, machine))
-        if one.asked and one.asked[0].needed_bytes > machine.memory_bytes and not one.problem:
-            out.print("it fits with recompute = true in the recipe")
-        if not one.asked:
-            out.print(f"{len(one.fitting)} of {one.num_possible} possible layouts fit", style="dim")
+        if one.ways:
+            out.print("as asked, and with recomputation the other way:")
+            out.print(_table(one.ways, machine))
+        if one.fitting and (one.problem or not one.ways):
+            out.print("layouts that fit, in bfloat16:")
+            out.print(_table(one.fitting[:shown], machine))
+        out.print(f"{len(one.fitting)} of {one.num_possible} possible layouts fit", style="dim")
 
 
 def _table(estimates: tuple[Estimate, ...], machine: Machine) -> Table:

@@ -3,8 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from k15.recipes import StageRecipe
 from k15.recipes.pipeline import Layout
-from k15.sizing import layouts
+from k15.recipes.rl import RlRecipe
+from k15.recipes.supervised import FitRecipe
+from k15.sizing import layouts, workload
 from k15.sizing.hardware import GIB, GPUS
 from k15.sizing.layouts import Estimate
 from k15.sizing.memory import Training
@@ -28,12 +31,32 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What became of one stage."""
+class Asked:
+    """A stage that trains, as its node asks for it."""
 
     node: str
     work: Workload
-    asked: tuple[Estimate, ...]  # the layout asked for, without and with recomputation
+    training: Training
+    layout: Layout | None  # None: any
+
+
+def asked(
+    node: str, recipe: StageRecipe, layout: Layout | None, *, distributed_optimizer: bool
+) -> Asked | None:
+    """What a node's recipe asks for; None where its stage does not train."""
+    work = workload.of(recipe)
+    if work is None or not isinstance(recipe, FitRecipe | RlRecipe):
+        return None
+    training = Training(recipe.recompute, distributed_optimizer, recipe.precision)
+    return Asked(node, work, training, layout)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of one stage."""
+
+    asked: Asked
+    ways: tuple[Estimate, ...]  # as asked, and with recomputation the other way
     fitting: tuple[Estimate, ...]  # fastest first
     num_possible: int  # layouts that divide the model
     problem: str  # why the stage cannot run as asked; "" where it can
@@ -41,11 +64,12 @@ class Found:
     def resolved(self, shown: int) -> dict[str, Any]:
         """As plain JSON values."""
         return {
-            "node": self.node,
-            "row_tokens": self.work.row_tokens,
-            "microbatch_tokens": self.work.microbatch_tokens,
-            "step_tokens": self.work.step_tokens,
-            "asked": [one.resolved() for one in self.asked],
+            "node": self.asked.node,
+            "precision": self.asked.training.precision,
+            "row_tokens": self.asked.work.row_tokens,
+            "microbatch_tokens": self.asked.work.microbatch_tokens,
+            "step_tokens": self.asked.work.step_tokens,
+            "asked": [one.resolved() for one in self.ways],
             "fitting": [one.resolved() for one in self.fitting[:shown]],
             "num_fitting": len(self.fitting),
             "num_possible": self.num_possible,
@@ -53,62 +77,87 @@ class Found:
         }
 
 
-def find(model: Shape, node: str, work: Workload, machine: Machine, layout: Layout | None) -> Found:
-    """Whether a stage can run in `layout` (None: in any), and the layouts it fits in."""
+def find(model: Shape, asked: Asked, machine: Machine) -> Found:
+    """Whether a stage can run as it asks, and the layouts it fits in."""
     gpu = GPUS[machine.gpu]
-    everything = layouts.ranked(
-        model, work, gpu, gpus=machine.gpus, distributed_optimizer=machine.distributed_optimizer
+    # The trainer refuses float32 on CUDA: what could run there instead is proposed in bfloat16.
+    possible = layouts.ranked(
+        model, asked.work, replace(asked.training, precision="bfloat16"), gpu, gpus=machine.gpus
     )
     found = Found(
-        node=node,
-        work=work,
-        asked=(),
-        fitting=tuple(layouts.fitting(everything, machine.memory_bytes)),
-        num_possible=len({str(one.layout) for one in everything}),
+        asked=asked,
+        ways=(),
+        fitting=tuple(layouts.fitting(possible, machine.memory_bytes)),
+        num_possible=len({str(one.layout) for one in possible}),
         problem="",
     )
-    if layout is None:
-        return replace(
-            found, problem="" if found.fitting else _nothing_fits(model, work, machine, everything)
-        )
-    problems = layouts.indivisible(model, layout, work)
-    if layout.world != machine.gpus:
-        problems.insert(0, f"{layout} makes {layout.world} processes, and there are {machine.gpus} GPUs")
-    if problems:
-        return replace(found, problem="; ".join(problems) + _proposal(found))
-    ways = (Training(again, machine.distributed_optimizer) for again in (False, True))
-    asked = tuple(layouts.estimate(model, layout, work, training, gpu) for training in ways)
-    if asked[-1].needed_bytes <= machine.memory_bytes:
-        return replace(found, asked=asked)
-    return replace(found, asked=asked, problem=_too_large(asked[-1], machine) + _proposal(found))
-
-
-def _too_large(one: Estimate, machine: Machine) -> str:
-    needed = f"{gigabytes(one.needed_bytes)} of {machine.memory_gb:g} GB"
-    return f"{one.layout} needs {needed} even with recomputation"
-
-
-def _proposal(found: Found) -> str:
+    if asked.layout is not None:
+        return _in_layout(model, found, asked.layout, machine)
     if not found.fitting:
-        return f"; none of the {found.num_possible} possible layouts fits"
-    return "; the fastest that fits is " + ",".join(
-        f"{field}={str(value).lower()}" for field, value in found.fitting[0].layout.resolved().items()
+        return replace(found, problem=_nothing_fits(model, asked, machine, possible))
+    return replace(found, problem=_with_proposal(_wrong_precision(asked), found))
+
+
+def _in_layout(model: Shape, found: Found, layout: Layout, machine: Machine) -> Found:
+    """The same for the one layout asked for."""
+    asked = found.asked
+    problems = _wrong_precision(asked)
+    if layout.world != machine.gpus:
+        problems.append(f"{layout} is for {layout.world} of the {machine.gpus} GPUs")
+    if wrong := layouts.indivisible(model, layout, asked.work):
+        return replace(found, problem=_with_proposal(problems + wrong, found))
+    other = replace(asked.training, recompute=not asked.training.recompute)
+    one, again = (
+        layouts.estimate(model, layout, asked.work, training, GPUS[machine.gpu])
+        for training in (asked.training, other)
     )
+    problems += _too_large(one, again, machine)
+    return replace(found, ways=(one, again), problem=_with_proposal(problems, found))
 
 
-def _nothing_fits(model: Shape, work: Workload, machine: Machine, everything: list[Estimate]) -> str:
-    if not everything:
+def _wrong_precision(asked: Asked) -> list[str]:
+    if asked.training.precision == "bfloat16":
+        return []
+    return [f'precision = "{asked.training.precision}" is refused on GPUs; set "bfloat16" in the recipe']
+
+
+def _too_large(one: Estimate, other: Estimate, machine: Machine) -> list[str]:
+    if one.needed_bytes <= machine.memory_bytes:
+        return []
+    needed = f"{one.layout} needs {gigabytes(one.needed_bytes)} of {machine.memory_gb:g} GB"
+    if one.training.recompute:
+        return [f"{needed} even with recomputation"]
+    if other.needed_bytes <= machine.memory_bytes:
+        return [f"{needed}; with recompute = true in the recipe, {gigabytes(other.needed_bytes)}: it fits"]
+    return [f"{needed}, and with recompute = true {gigabytes(other.needed_bytes)}"]
+
+
+def _with_proposal(problems: list[str], found: Found) -> str:
+    """The problems, and the fastest way that fits; "" where there is no problem."""
+    if not problems:
+        return ""
+    if not found.fitting:
+        return "; ".join([*problems, f"none of the {found.num_possible} possible layouts fits"])
+    best = found.fitting[0]
+    fields = ",".join(f"{field}={str(value).lower()}" for field, value in best.layout.resolved().items())
+    again = f", with recompute = {str(best.training.recompute).lower()}"
+    return "; ".join([*problems, f"the fastest that fits is {fields}{again}"])
+
+
+def _nothing_fits(model: Shape, asked: Asked, machine: Machine, possible: list[Estimate]) -> str:
+    work = asked.work
+    if not possible:
         step = f"a step of {work.num_microbatches} microbatches"
         return f"no layout of {machine.gpus} GPUs divides the model and {step}"
-    leanest = min(everything, key=lambda one: one.needed_bytes)
+    leanest = min(possible, key=lambda one: one.needed_bytes)
     needed = f"{gigabytes(leanest.needed_bytes)} of {machine.memory_gb:g} GB"
     more = layouts.fewest_gpus(
         model,
         work,
+        leanest.training,
         GPUS[machine.gpu],
         machine.memory_bytes,
         more_than=machine.gpus,
-        distributed_optimizer=machine.distributed_optimizer,
     )
     hint = f"{more} GPUs would do" if more else "use GPUs of more memory or shorter rows"
     return f"no layout of {machine.gpus} GPUs fits: the leanest, {leanest.layout}, needs {needed}; {hint}"

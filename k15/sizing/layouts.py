@@ -1,7 +1,7 @@
 """Layouts of a number of GPUs: which are possible, which fit, which is fastest."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from k15.recipes.pipeline import Layout
@@ -112,13 +112,11 @@ def possible(shape: Shape, work: Workload, gpus: int) -> Iterator[Layout]:
                     yield layout
 
 
-def ranked(
-    shape: Shape, work: Workload, gpu: Gpu, *, gpus: int, distributed_optimizer: bool = False
-) -> list[Estimate]:
+def ranked(shape: Shape, work: Workload, training: Training, gpu: Gpu, *, gpus: int) -> list[Estimate]:
     """Every possible layout, with recomputation and without, fastest first; many need too much memory."""
-    ways = [Training(again, distributed_optimizer) for again in (False, True)]
+    ways = [replace(training, recompute=again) for again in (False, True)]
     layouts = possible(shape, work, gpus)
-    found = [estimate(shape, layout, work, training, gpu) for layout in layouts for training in ways]
+    found = [estimate(shape, layout, work, way, gpu) for layout in layouts for way in ways]
     return sorted(found, key=lambda one: (one.time.total, one.needed_bytes))
 
 
@@ -132,19 +130,12 @@ def fitting(estimates: list[Estimate], gpu_bytes: float) -> list[Estimate]:
 
 
 def fewest_gpus(
-    shape: Shape,
-    work: Workload,
-    gpu: Gpu,
-    gpu_bytes: float,
-    *,
-    more_than: int,
-    distributed_optimizer: bool = False,
+    shape: Shape, work: Workload, training: Training, gpu: Gpu, gpu_bytes: float, *, more_than: int
 ) -> int:
     """The smallest doubling of `more_than` that has a layout which fits; 0 where none has."""
     gpus = 2 * more_than
     while gpus <= MOST_GPUS:
-        found = ranked(shape, work, gpu, gpus=gpus, distributed_optimizer=distributed_optimizer)
-        if fitting(found, gpu_bytes):
+        if fitting(ranked(shape, work, training, gpu, gpus=gpus), gpu_bytes):
             return gpus
         gpus *= 2
     return 0

@@ -15,8 +15,11 @@ EIGHT_BILLION = QWEN3_32B | {
 LONG = (
     *("--set", "nodes.sft.recipe.max_tokens=32768"),
     *("--set", "nodes.sft.recipe.max_tokens_per_microbatch=32768"),
+    *("--set", "nodes.sft.recipe.precision=bfloat16"),
     *("--node", "sft"),
 )
+AGAIN = ("--set", "nodes.sft.recipe.recompute=true")
+FULL = ("--gpus", "64", "--gpu-memory", "80", "--recipe", "full")
 ON_EIGHT = ("--gpus", "8", "--gpu-memory", "80")
 
 
@@ -27,20 +30,62 @@ def model(tmp_path):
     return str(tmp_path)
 
 
+@pytest.fixture
+def large(tmp_path):
+    """The config.json of a 32B model."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_32B))
+    return str(tmp_path)
+
+
 def test_layouts_are_proposed_fastest_first(k15, model):
-    ran = k15("size", "--model", model, *ON_EIGHT, *LONG)
+    anything = ("--layout", "any")
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *anything)
     assert ran.code == 0, ran.err
     assert "qwen3, 8.19B parameters, on 8 × h100 of 80 GB" in ran.out
     assert "sft: rows of 32,768 tokens" in ran.out and "possible layouts fit" in ran.out
-    (stage,) = k15("size", "--model", model, *ON_EIGHT, *LONG, "--json", "--show", "100").json["stages"]
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *anything, "--json", "--show", "100")
+    (stage,) = ran.json["stages"]
     steps = [one["seconds"]["step"] for one in stage["fitting"]]
     assert steps == sorted(steps) and len(steps) == stage["num_fitting"] > 1
     assert all(one["bytes"]["needed"] <= 80 * 2**30 for one in stage["fitting"])
 
 
-def test_every_stage_that_trains_has_its_table(k15, model):
-    stages = k15("size", "--model", model, *ON_EIGHT, "--json").json["stages"]
-    assert [stage["node"] for stage in stages][:4] == ["pretrain", "activate", "sft", "longcot"]
+def test_every_stage_that_trains_is_sized(k15, model):
+    nodes = ("pretrain", "activate", "sft", "longcot", "rl", "short", "control")
+    precision = [word for name in nodes for word in ("--set", f"nodes.{name}.recipe.precision=bfloat16")]
+    ran = k15("size", "--model", model, *ON_EIGHT, *precision, "--layout", "any", "--json")
+    assert ran.code == 0, ran.err
+    assert {stage["node"] for stage in ran.json["stages"]} == set(nodes)
+
+
+def test_the_full_recipe_fits_the_gpus_it_names(k15, large):
+    ran = k15("size", "--model", large, *FULL, "--json")
+    assert ran.code == 0, ran.err
+    for stage in ran.json["stages"]:
+        assert stage["asked"][0]["bytes"]["needed"] <= 80 * 2**30, stage["node"]
+
+
+@pytest.mark.parametrize("node", ["activate", "sft", "rl"])
+def test_the_recipe_s_own_recomputation_is_checked(k15, large, node):
+    ran = k15("size", "--model", large, *FULL, "--set", f"nodes.{node}.recipe.recompute=false")
+    assert ran.code == 2
+    assert f"{node}: tensor=8" in ran.err and "with recompute = true in the recipe" in ran.err
+    assert "it fits; the fastest that fits is tensor=" in ran.err
+
+
+def test_a_node_without_a_layout_is_one_process(k15, model):
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *AGAIN)
+    assert ran.code == 2
+    assert "sft: one process is for 1 of the 8 GPUs; one process needs" in ran.err
+    assert "the fastest that fits is tensor=" in ran.err
+
+
+def test_float32_is_refused_as_the_trainer_would_on_a_gpu(k15, model):
+    single = ("--set", "nodes.sft.recipe.precision=float32")
+    asked = ("--layout", "tensor=4,context=2,sequence=true")
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *AGAIN, *single, *asked)
+    assert ran.code == 2 and 'precision = "float32" is refused on GPUs; set "bfloat16"' in ran.err
+    assert "in float32" in ran.out and "layouts that fit, in bfloat16" in ran.out
 
 
 def test_the_layout_asked_for_is_checked(k15, model):
@@ -51,14 +96,18 @@ def test_the_layout_asked_for_is_checked(k15, model):
     assert [one["recompute"] for one in stage["asked"]] == [False, True]
 
 
-def test_a_layout_that_fits_with_recomputation_alone_says_so(k15, model):
-    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, "--layout", "tensor=2,context=4,sequence=true")
-    assert ran.code == 0 and "it fits with recompute = true in the recipe" in ran.out
+def test_a_layout_that_fits_with_recomputation_alone_is_refused_without(k15, model):
+    asked = ("--layout", "tensor=2,context=4,sequence=true")
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *asked)
+    assert ran.code == 2
+    assert "with recompute = true in the recipe" in ran.err and "it fits" in ran.err
+    assert k15("size", "--model", model, *ON_EIGHT, *LONG, *AGAIN, *asked).code == 0
 
 
 def test_data_parallelism_fills_the_gpus_up(k15, model):
-    asked = ("--layout", "tensor=4,sequence=true")
-    (stage,) = k15("size", "--model", model, *ON_EIGHT, *LONG, *asked, "--json").json["stages"]
+    asked = ("--layout", "tensor=4,sequence=true", "--json")
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *AGAIN, *asked)
+    (stage,) = ran.json["stages"]
     assert stage["asked"][0]["layout"]["data"] == 2
 
 
@@ -66,20 +115,20 @@ def test_the_recipe_s_own_layout_is_checked(k15, model):
     own = ("--set", "nodes.sft.resources.layout={tensor=3}")
     ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *own)
     assert ran.code == 2
-    assert "sft: tensor=3 makes 3 processes, and there are 8 GPUs" in ran.err
+    assert "sft: tensor=3 is for 3 of the 8 GPUs" in ran.err
     assert "tensor=3 does not divide the model's 32 attention heads" in ran.err
     assert "the fastest that fits is tensor=" in ran.err
 
 
 def test_a_layout_that_cannot_fit_is_refused_with_a_proposal(k15, model):
-    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, "--layout", "data=8")
+    ran = k15("size", "--model", model, *ON_EIGHT, *LONG, *AGAIN, "--layout", "data=8")
     assert ran.code == 2 and "Traceback" not in ran.err
     assert "sft: data=8 needs" in ran.err and "of 80 GB even with recomputation" in ran.err
     assert "the fastest that fits is tensor=" in ran.err
 
 
 def test_where_nothing_fits_the_command_says_what_would(k15, model):
-    ran = k15("size", "--model", model, "--gpus", "2", "--gpu-memory", "40", *LONG)
+    ran = k15("size", "--model", model, "--gpus", "2", "--gpu-memory", "40", *LONG, "--layout", "any")
     assert ran.code == 2
     assert "no layout of 2 GPUs fits: the leanest" in ran.err and "GPUs would do" in ran.err
 
@@ -101,6 +150,6 @@ def test_bad_input_is_named(k15, model, arguments, named):
     assert ran.code == 2 and named in ran.err
 
 
-def test_data_files_need_not_be_here(k15, model):
-    ran = k15("size", "--model", model, *ON_EIGHT, "--recipe", "smollm2", "--set", "files_root=/nowhere")
+def test_data_files_need_not_be_here(k15, large):
+    ran = k15("size", "--model", large, *FULL, "--set", "files_root=/nowhere")
     assert ran.code == 0, ran.err

@@ -5,10 +5,12 @@ import pytest
 from k15.recipes.pipeline import Layout
 from k15.sizing import layouts
 from k15.sizing.hardware import GIB, GPUS
+from k15.sizing.memory import Training
 from k15.sizing.shape import Shape
 from k15.sizing.workload import Workload
 
 H100 = GPUS["h100"]
+BF16 = Training()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_possible_layouts_use_every_gpu_and_divide(large: Shape, long_rows: Work
 
 
 def test_those_that_fit_come_fastest_first_and_once(large: Shape, long_rows: Workload) -> None:
-    everything = layouts.ranked(large, long_rows, H100, gpus=64)
+    everything = layouts.ranked(large, long_rows, BF16, H100, gpus=64)
     found = layouts.fitting(everything, 80 * GIB)
     assert 0 < len(found) < len(everything)
     assert all(one.needed_bytes <= 80 * GIB for one in found)
@@ -49,8 +51,8 @@ def test_those_that_fit_come_fastest_first_and_once(large: Shape, long_rows: Wor
 
 
 def test_a_32b_model_needs_more_than_one_node_of_80_gb(large: Shape, long_rows: Workload) -> None:
-    assert not layouts.fitting(layouts.ranked(large, long_rows, H100, gpus=8), 80 * GIB)
-    more = layouts.fewest_gpus(large, long_rows, H100, 80 * GIB, more_than=8)
+    assert not layouts.fitting(layouts.ranked(large, long_rows, BF16, H100, gpus=8), 80 * GIB)
+    more = layouts.fewest_gpus(large, long_rows, BF16, H100, 80 * GIB, more_than=8)
     assert more > 8
-    assert layouts.fitting(layouts.ranked(large, long_rows, H100, gpus=more), 80 * GIB)
-    assert not layouts.fewest_gpus(large, long_rows, H100, 4 * GIB, more_than=8)
+    assert layouts.fitting(layouts.ranked(large, long_rows, BF16, H100, gpus=more), 80 * GIB)
+    assert not layouts.fewest_gpus(large, long_rows, BF16, H100, 4 * GIB, more_than=8)
