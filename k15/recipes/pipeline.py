@@ -1,8 +1,8 @@
 """A pipeline: named stages, what each reads, its recipe, and what it may use of the machine."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from k15.config import Config
 
@@ -50,6 +50,15 @@ class Resources(Config):
     profile: bool = Field(
         False, description="trace some steps of a supervised stage into part `profile` of its artifact"
     )
+
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> Self:
+        if self.gpus and self.layout.world > self.gpus:
+            raise ValueError(
+                f"the layout ({self.layout}) is for {self.layout.world} GPUs, and gpus = {self.gpus}: "
+                "no two processes share one"
+            )
+        return self
 
 
 class Node(Config):

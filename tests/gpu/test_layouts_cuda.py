@@ -58,3 +58,9 @@ def test_two_gpus_train_as_one_does(
     assert found["logprobs"] == pytest.approx(alone["logprobs"], abs=0.05)
     assert found["losses"] == pytest.approx(alone["losses"], rel=0.02)
     assert found["losses"][-1] < found["losses"][0]
+
+
+def test_more_ranks_than_gpus_are_refused(cuda_model: Path) -> None:
+    gpus = torch.cuda.device_count()
+    with pytest.raises(AssertionError, match=rf"with {gpus} GPUs, and no two share one"):
+        laid_out(cuda_model, {"data": gpus + 1})

@@ -227,6 +227,12 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
         load(file, "nodes.rl.recipe.rouds=3", "nodes.sft.recipe.step=3")
 
 
+def test_a_layout_of_more_processes_than_gpus_is_refused(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"nodes.sft.resources: the layout .* is for 4 GPUs, and gpus = 2"):
+        load(file, "nodes.sft.resources.gpus=2", "nodes.sft.resources.layout={tensor=2,data=2}")
+    load(file, "nodes.sft.resources.layout={tensor=2,data=2}")  # processes of a CPU share its cores
+
+
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("recipes/*/pipeline.toml")), ids=lambda path: path.parent.name
 )

@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel import mappings
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch import Tensor
 
-from k15.engines.megatron import cpu
+from k15.engines.megatron import cpu, devices
 from k15.recipes.pipeline import Layout
 
 T = TypeVar("T")
@@ -25,7 +25,8 @@ def start(seed: int, layout: Layout | None = None) -> None:
     """Join the group torchrun describes, or be the only process, and lay Megatron's ranks out in it.
 
     Safe to call again, with another layout too: what was built for the last one is of no use then.
-    ValueError where the layout asks for more or fewer processes than there are.
+    ValueError where the layout asks for more or fewer processes than there are, or on CUDA where a host has
+    more of them than GPUs.
     """
     global _layout  # what it describes is the process's
     layout = layout or Layout()
@@ -38,7 +39,7 @@ def start(seed: int, layout: Layout | None = None) -> None:
             join(dist.HashStore(), rank=0, world=1)
     _refuse_other_world(layout)
     if torch.cuda.is_available():
-        torch.cuda.set_device(dist.get_rank() % torch.cuda.device_count())
+        devices.take()
     if layout != _layout:
         parallel_state.destroy_model_parallel()
         parallel_state.initialize_model_parallel(
