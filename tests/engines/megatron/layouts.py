@@ -95,10 +95,16 @@ def measure(
 
 
 def measure_step(
-    model: Path, output: Path, *, layout: Layout, lengths: Sequence[int], max_tokens: int
+    model: Path,
+    output: Path,
+    *,
+    layout: Layout,
+    lengths: Sequence[int] = LENGTHS,
+    max_tokens: int = LIMIT,
+    **how: Any,
 ) -> None:
-    """Logits, log-probs and gradient of a supervised step alone."""
-    trainer = MegatronTrainer(model, threads=1, max_tokens_per_microbatch=max_tokens, layout=layout)
+    """Logits, log-probs and gradient of a supervised step alone; `how` is MegatronTrainer's."""
+    trainer = MegatronTrainer(model, threads=1, max_tokens_per_microbatch=max_tokens, layout=layout, **how)
     tensors, _ = _first_step(trainer, some_rows(lengths))
     if dist.get_rank() == 0:
         save_file(tensors, output / "measured.safetensors")

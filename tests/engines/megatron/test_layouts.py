@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,25 +58,57 @@ def test_two_ranks_compute_what_one_does(make_model: MakeModel, tmp_path: Path) 
 
 
 def test_bf16_goes_through_every_layout_to_the_bit(make_model: MakeModel, tmp_path: Path) -> None:
-    model = make_model(vocabulary=layouts.VOCABULARY, tied=False)[0]
-    path = model / "model.safetensors"
-    given = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
-    save_file(given, path)
+    models = {tied: make_model(vocabulary=layouts.VOCABULARY, tied=tied)[0] for tied in (False, True)}
+    for model in models.values():
+        path = model / "model.safetensors"
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
     cases = [
         {
             "kind": "round_trip",
-            "model": str(model),
+            "model": str(models[tied]),
             "layout": LAYOUTS[name],
-            "output": str(tmp_path / name),
+            "output": str(tmp_path / f"{name}-{tied}"),
             "precision": "bfloat16",
         }
         for name in ("tensor", "pipeline")
+        for tied in models
     ]
     layouts.run_ranks(cases, 2, tmp_path)
     for case in cases:
+        given = load_file(Path(str(case["model"])) / "model.safetensors")
         kept = load_file(Path(str(case["output"])) / "start/model.safetensors")
         assert kept.keys() == given.keys()
-        assert all(torch.equal(kept[name], given[name]) for name in given), case["layout"]
+        assert all(torch.equal(kept[name], given[name]) for name in given), case["output"]
+
+
+@pytest.mark.parametrize(
+    ("how", "names", "tolerance"),
+    [
+        ({"recompute": True}, ("sequence", "pipeline", "context"), 2e-5),
+        ({"precision": "bfloat16"}, ("tensor", "context", "data"), 0.02),
+        ({"precision": "bfloat16", "recompute": True}, ("sequence",), 0.02),
+    ],
+)
+def test_recomputed_activations_and_bf16_under_a_layout(
+    make_model: MakeModel, tmp_path: Path, how: dict[str, Any], names: tuple[str, ...], tolerance: float
+) -> None:
+    """Logits, log-probs and gradient are those of one process that does the same."""
+    model = make_model(vocabulary=layouts.VOCABULARY)[0]
+    (tmp_path / "one").mkdir()
+    layouts.measure_step(model, tmp_path / "one", layout=Layout(), **how)
+    cases = [
+        {"kind": "measure_step", "model": str(model), "layout": LAYOUTS[name], "output": str(tmp_path / name)}
+        | how
+        for name in names
+    ]
+    layouts.run_ranks(cases, 2, tmp_path)
+    one = load_file(tmp_path / "one/measured.safetensors")
+    whole = float(torch.stack([one[n].norm() for n in one if n.startswith("gradient.")]).norm())
+    for name in names:
+        found = load_file(tmp_path / name / "measured.safetensors")
+        off = {n: float((found[n] - one[n]).norm()) for n in one if n != "greedy"}
+        assert max(value for n, value in off.items() if n.startswith("gradient.")) < tolerance * whole, name
+        assert all(off[n] < tolerance * float(one[n].norm()) for n in ("logits", "logprobs")), name
 
 
 def test_loading_and_writing_hold_little_more_than_the_model(make_model: MakeModel, tmp_path: Path) -> None:
