@@ -179,7 +179,6 @@ class PretrainRecipe(SupervisedRecipe):
     """Next-token prediction on every token of the rows. A cooldown is a last phase with data of its own."""
 
     kind: ClassVar[str] = "pretrain"
-    version: ClassVar[int] = 2
 
     longer: Literal["refuse", "split"] = Field(
         "refuse",
@@ -191,7 +190,6 @@ class SftRecipe(SupervisedRecipe):
     """Loss on responses only."""
 
     kind: ClassVar[str] = "sft"
-    version: ClassVar[int] = 2
 
     longer: Literal["refuse", "defer"] = Field(
         "refuse", description="examples over a phase's max_tokens; defer: to a phase they fit in"
@@ -202,7 +200,6 @@ class LongCotRecipe(SupervisedRecipe):
     """The light SFT on verified long paths."""
 
     kind: ClassVar[str] = "longcot"
-    version: ClassVar[int] = 2
 
     longer: Literal["refuse", "defer"] = Field(
         "refuse", description="examples over a phase's max_tokens; defer: to a phase they fit in"

@@ -70,8 +70,8 @@ def of_rank(shape: Shape, layout: Layout, work: Workload, training: Training, ra
     tokens = work.microbatch_tokens / layout.context
     activations = _activations(shape, layout, work, training, rank) * tokens
     loss = _loss(shape, layout, training, tokens) if last else 0.0
-    fresh = 2 * shape.hidden_size * shape.intermediate_size  # a layer's largest matrix
-    fresh *= training.weight_bytes / layout.tensor
+    matrix = 2 * shape.hidden_size * shape.intermediate_size  # a layer's largest
+    fresh = matrix * training.weight_bytes / layout.tensor
     if rank == 0:  # the embedding's comes when loss and activations of its microbatch are gone
         table = shape.embedding_parameters / layout.tensor * training.weight_bytes
         fresh = max(fresh, table - loss - activations / _held(layout, work, rank))

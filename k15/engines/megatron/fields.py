@@ -73,8 +73,7 @@ def rope_base(path: Path, config: dict[str, Any]) -> float:
 def number(path: Path, config: dict[str, Any], field: str) -> float:
     """A number above 0 in a config.json; ValueError names the field that holds none."""
     value = config.get(field)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{path}: {field} is {value!r}; it must be a number above 0")
     return float(value)
 
