@@ -55,12 +55,8 @@ class TrainerService:
         return self._trainer.supervised_step(call.batch, lr=call.lr)
 
     def _policy_update(self, call: PolicyCall) -> UpdateStats:
-        from k15.algo.loss import surrogate_loss  # noqa: PLC0415  see run_service
-
         settings = PolicyUpdate.parse(call.settings, where="policy_update.settings")
-        return self._trainer.policy_update(
-            call.groups, settings=settings, lr=call.lr, surrogate=surrogate_loss
-        )
+        return self._trainer.policy_update(call.groups, settings=settings, lr=call.lr)
 
     def _connect(self, call: Address) -> Empty:
         from k15.engines.channels import open_sender  # noqa: PLC0415  see run_service

@@ -1,18 +1,31 @@
 """The RL phase (METHOD.md §1, §2, §4, §5) and weight merging (§8)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from k15.config import Config
 from k15.recipes.stage import StageRecipe
 
+SETTINGS_OF = {"tau": "omd", "baseline": "omd", "clip_ratio": "grpo", "kl_weight": "grpo"}
+
 
 class PolicyUpdate(Config):
-    """Eq. 3 and its optimizer; the paper discloses none of these numbers."""
+    """Eq. 3, or an objective to compare it with, and its optimizer; the paper discloses no number of these.
 
-    tau: float = Field(0.1, gt=0, description="weight of the squared log-ratio (METHOD.md §1)")
-    baseline: Literal["mean", "log_partition"] = "mean"
+    A setting that only another objective reads is refused, unless it has its default.
+    """
+
+    objective: Literal["omd", "rest", "grpo"] = Field(
+        "omd",
+        description="eq. 3; fit the best responses, no negative gradient; group-normalised policy gradient",
+    )
+    tau: float = Field(0.1, gt=0, description="omd: weight of the squared log-ratio (METHOD.md §1)")
+    baseline: Literal["mean", "log_partition"] = Field("mean", description="omd")
+    clip_ratio: float = Field(0.2, gt=0, lt=1, description="grpo: a token's ratio counts up to 1 ± this")
+    kl_weight: float = Field(
+        0.04, ge=0, description="grpo: of KL(policy ‖ the round's first); DeepSeekMath's"
+    )
     lr: float = Field(1e-4, gt=0)
     first_step_scale: float = Field(
         0.3, gt=0, le=1, description="of a round's first update: Adam starts as lr·sign(g)"
@@ -21,20 +34,37 @@ class PolicyUpdate(Config):
     minibatches: int = Field(1, ge=1, description="updates per pass")
     drop_uniform_groups: bool = Field(
         True,
-        description="leave uniform groups out: exact in a first update, later ones lack their τ term",
+        description="leave groups out whose advantages are all 0 (equal rewards; rest: no success): exact in "
+        "a first update, later ones lack their τ or KL term",
     )
     max_tokens_per_microbatch: int = Field(4096, ge=8)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     adam_epsilon: float = 1e-8
     clip_gradient_norm: float = Field(1.0, gt=0)
+    mismatch_band: float = Field(
+        0.1,
+        gt=0,
+        description="mismatch_outside counts tokens whose log-prob differs by more from the sampler's",
+    )
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Self:
+        for name, owner in SETTINGS_OF.items():
+            default = type(self).model_fields[name].default
+            if self.objective != owner and getattr(self, name) != default:
+                raise ValueError(
+                    f'{name} is a setting of objective "{owner}", and "{self.objective}" does not read it; '
+                    f"leave {name} out, or set the objective"
+                )
+        return self
 
 
 class RlRecipe(StageRecipe):
     """Rounds of roll out → reward → train → commit."""
 
     kind: ClassVar[str] = "rl"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     roles: ClassVar[tuple[str, ...]] = ("model", "prompts")
 
     seed: int = 0

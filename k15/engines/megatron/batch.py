@@ -2,7 +2,8 @@
 
 Context-parallel ranks share every row: it is padded to 2·C equal chunks, and rank c holds chunks c and
 2C − 1 − c, so that each has as much causal attention to work out. What TransformerEngine does on CUDA.
-Suffixes: T tokens of the batch that this rank holds, F tokens of all ranks together, N rows.
+Suffixes: T tokens of the batch that this rank holds, L those of them in the loss, F tokens of all ranks
+together, N rows.
 """
 
 from collections.abc import Sequence
@@ -73,10 +74,15 @@ class Packed:
         """How many rows are packed."""
         return len(self.indices)
 
-    def row_sums(self, values_T: Tensor) -> Tensor:
-        """Sum over each row's loss tokens on this rank, fp64: eq. 3 takes differences of sums. Shape N."""
-        masked_T = values_T.double() * self.in_loss_T
-        return masked_T.new_zeros(self.num_rows).index_add(0, self.row_T, masked_T)
+    @property
+    def row_L(self) -> Tensor:
+        """The place in `indices` of the row of each of this rank's loss tokens."""
+        return self.row_T[self.in_loss_T]
+
+    def row_sums(self, values_L: Tensor) -> Tensor:
+        """Sum over each row's loss tokens on this rank, fp64: eq. 3 squares sums of many. Shape N."""
+        values_L = values_L.double()
+        return values_L.new_zeros(self.num_rows).index_add(0, self.row_L, values_L)
 
     def of_loss_tokens(self, values: Sequence[Sequence[float]]) -> Tensor:
         """Of `values`, for each row in `indices` one a loss token, those of this rank's tokens, in fp64."""

@@ -141,11 +141,10 @@ def max_over_data(values: Tensor, *, context: bool = False) -> Tensor:
 
 
 def sum_over_context(values: Tensor) -> Tensor:
-    """The sum over the ranks that share rows, on each of them; its gradient goes to every addend whole."""
-    if context_size() == 1:
-        return values
-    group = parallel_state.get_context_parallel_group()
-    return mappings.reduce_from_tensor_model_parallel_region(values.clone(), group=group)
+    """The sum over the ranks that share rows, on each of them, in place; it has no gradient."""
+    if context_size() > 1:
+        dist.all_reduce(values, group=parallel_state.get_context_parallel_group())
+    return values
 
 
 def gather_over_context(values: Tensor) -> Tensor:

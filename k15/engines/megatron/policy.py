@@ -1,6 +1,6 @@
-"""One iteration of eq. 3 over packed rows: advantages, references, and what is measured on the way.
+"""One iteration over packed rows: advantages, references, loss, and what is measured on the way.
 
-Suffixes: T tokens of a batch, N rows.
+Suffixes: T tokens of a batch, L those of them in the loss, N rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from k15.algo.loss import advantages, group_weights
+from k15.algo.loss import Objective, Scored, group_weights
 from k15.engines.megatron import parallel
 from k15.engines.megatron.batch import Packed
 from k15.records import Group
 from k15.records import Sequence as Row
 
-Surrogate = Callable[..., Tensor]  # k15.algo.loss.surrogate_loss
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Differences of the same tokens' log-probs: mean, largest, and the share of tokens outside the band."""
+
+    mean: float
+    largest: float
+    outside: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +38,12 @@ class PolicyRows:
 
 
 def flatten(
-    groups: Sequence[Group], *, tau: float, baseline: str, num_minibatches: int, drop_uniform: bool
+    groups: Sequence[Group], *, objective: Objective, num_minibatches: int, drop_uniform: bool
 ) -> PolicyRows:
     """Rows of `groups`, whose groups are dealt to the minibatches in turn.
 
-    Dropped groups still count in the mean, so the first update's gradient does not depend on `drop_uniform`.
+    `drop_uniform` leaves groups out whose advantages are all 0. They still count in the mean, so the first
+    update's gradient does not depend on it.
     ValueError names a group whose parts differ in number.
     """
     for group in groups:
@@ -43,7 +51,9 @@ def flatten(
     numbers = [number for number, group in enumerate(groups) for _ in group.sequences]
     group_N = torch.tensor(numbers)
     rewards_N = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
-    kept = [n for n, group in enumerate(groups) if not (drop_uniform and len(set(group.rewards)) == 1)]
+    advantages_N = objective.advantages(rewards_N, group_N)
+    teaching = set(group_N[advantages_N != 0].tolist())
+    kept = [n for n in range(len(groups)) if n in teaching or not drop_uniform]
     count = min(num_minibatches, len(kept))
     dealt = [set(kept[part::count]) for part in range(count)]
     return PolicyRows(
@@ -53,7 +63,7 @@ def flatten(
             for group in groups
             for j in range(len(group.sequences))
         ),
-        advantages_N=advantages(rewards_N, group_N, tau=tau, baseline=baseline),
+        advantages_N=advantages_N,
         weights_N=group_weights(group_N) * max(1, count),
         minibatches=tuple(tuple(row for row, n in enumerate(numbers) if n in part) for part in dealt),
         num_groups_kept=len(kept),
@@ -63,61 +73,73 @@ def flatten(
 class Iteration:
     """The reference π_i of every row, taken in its first forward pass, and the loss held against it."""
 
-    def __init__(self, batch: PolicyRows, surrogate: Surrogate, tau: float, device: torch.device) -> None:
-        self._batch, self._surrogate, self._tau = batch, surrogate, tau
+    def __init__(
+        self, batch: PolicyRows, loss: Callable[[Scored], Tensor], band: float, device: torch.device
+    ) -> None:
+        self._batch, self._loss, self._band = batch, loss, band
         self._advantages_N = batch.advantages_N.to(device)
         self._weights_N = batch.weights_N.to(device)
-        self._reference_N = torch.full_like(self._advantages_N, torch.nan)
-        self._ratios_N = torch.zeros_like(self._advantages_N)
+        self._lengths_N = torch.tensor([sum(row.in_loss) for row in batch.rows], device=device)
+        self._log_ratios_N = torch.zeros_like(self._advantages_N)
+        self._references: dict[tuple[int, ...], Tensor] = {}  # by a microbatch's rows
         self._differences: list[Tensor] = []
 
     @torch.no_grad()
     def observe(self, packed: Packed, logprobs_T: Tensor) -> None:
         """Take the rows' references, and compare the tokens this policy sampled; before any update only."""
-        self._reference_N[list(packed.indices)] = _whole_sums(packed, logprobs_T)
+        reference_L = logprobs_T[packed.in_loss_T]
+        self._references[packed.indices] = reference_L
         sampled = [self._batch.sampler_logprobs[index] for index in packed.indices]
         if any(sampled):
-            mine = logprobs_T[packed.in_loss_T]
-            theirs = packed.of_loss_tokens(sampled).to(mine.dtype)
-            self._differences.append((mine - theirs)[theirs.isfinite()].abs())
+            theirs_L = packed.of_loss_tokens(sampled).to(reference_L.dtype)
+            self._differences.append((reference_L - theirs_L)[theirs_L.isfinite()].abs())
 
     def loss(self, packed: Packed, logprobs_T: Tensor) -> Tensor:
-        """This rank's part of the surrogate of the rows in `packed`, against their references."""
+        """The part of the loss of this rank's tokens of the rows in `packed`, against their references."""
         rows = list(packed.indices)
-        sums_N = _whole_sums(packed, logprobs_T)
-        self._ratios_N[rows] = sums_N.detach() - self._reference_N[rows]
-        whole = self._surrogate(
-            sums_N, self._reference_N[rows], self._advantages_N[rows], self._weights_N[rows], tau=self._tau
+        logprobs_L, reference_L = logprobs_T[packed.in_loss_T], self._references[packed.indices]
+        # Over all ranks that share the rows: eq. 3 squares the sum of all of a row's tokens.
+        log_ratios_N = parallel.sum_over_context(packed.row_sums(logprobs_L.detach() - reference_L))
+        self._log_ratios_N[rows] = log_ratios_N
+        return self._loss(
+            Scored(
+                logprobs_L,
+                reference_L,
+                packed.row_L,
+                log_ratios_N,
+                self._lengths_N[rows],
+                self._advantages_N[rows],
+                self._weights_N[rows],
+            )
         )
-        # Ranks that share rows all have the whole value and their own tokens' gradient: values add up too.
-        return whole - whole.detach() * (1 - 1 / parallel.context_size())
 
     def first_loss(self, packed: Packed, logprobs_T: Tensor) -> Tensor:
         """`observe` and `loss` of the same forward pass."""
         self.observe(packed, logprobs_T)
         return self.loss(packed, logprobs_T)
 
-    def mismatch(self) -> tuple[float, float]:
-        """Mean and largest |log p_trainer − log p_sampler| over the tokens compared; 0 where none were."""
+    def mismatch(self) -> Mismatch:
+        """|log p_trainer − log p_sampler| over the tokens compared; all 0 where none were."""
         values = torch.cat(self._differences) if self._differences else self._advantages_N.new_zeros(0)
-        totals = torch.tensor([float(values.sum()), float(len(values))], dtype=torch.float64)
-        largest = torch.tensor(float(values.max()) if len(values) else 0.0)
-        device = self._advantages_N.device
-        summed = parallel.sum_over_data(totals.to(device), context=True)
-        total, count = parallel.from_last_stage(summed).tolist()
-        largest = parallel.max_over_data(largest.to(device), context=True)
-        return total / max(1.0, count), float(parallel.from_last_stage(largest))
+        parts = [float(values.sum()), float(len(values)), float((values > self._band).sum())]
+        summed = parallel.sum_over_data(self._row(parts), context=True)
+        total, count, outside = parallel.from_last_stage(summed).tolist()
+        largest = self._row([float(values.max()) if len(values) else 0.0])
+        largest = parallel.from_last_stage(parallel.max_over_data(largest, context=True))
+        num = max(1.0, count)
+        return Mismatch(total / num, float(largest), outside / num)
 
-    def mean_log_ratio(self) -> float:
-        """Mean |ρ| of the rows kept, as their last update saw it."""
+    def log_ratio(self) -> tuple[float, float]:
+        """Mean and largest |ρ| of the rows kept, as their last update saw it."""
         rows = [row for part in self._batch.minibatches for row in part]
-        total = parallel.sum_over_data(self._ratios_N[rows].abs().sum())
-        return float(parallel.from_last_stage(total)) / max(1, len(rows))
+        sizes_N = self._log_ratios_N[rows].abs()
+        total = parallel.from_last_stage(parallel.sum_over_data(sizes_N.sum()))
+        largest = self._row([float(sizes_N.max()) if rows else 0.0])
+        largest = parallel.from_last_stage(parallel.max_over_data(largest))
+        return float(total) / max(1, len(rows)), float(largest)
 
-
-def _whole_sums(packed: Packed, logprobs_T: Tensor) -> Tensor:
-    """Each row's sum over its loss tokens on all ranks: eq. 3 squares the sum of all of them. Shape N."""
-    return parallel.sum_over_context(packed.row_sums(logprobs_T))
+    def _row(self, values: list[float]) -> Tensor:
+        return self._advantages_N.new_tensor(values)
 
 
 def _check(group: Group) -> None:

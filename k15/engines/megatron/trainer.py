@@ -14,12 +14,12 @@ from megatron.core.distributed import (
 from torch import Tensor
 
 from k15.algo.flops import training_flops
-from k15.algo.loss import surrogate_loss, token_cross_entropy
+from k15.algo.loss import objective, token_cross_entropy
 from k15.algo.packing import microbatches
 from k15.engines.megatron import architecture, cpu, model, optimizer, parallel, schedule, state
 from k15.engines.megatron.architecture import Precision
 from k15.engines.megatron.batch import Packed, Share, pack
-from k15.engines.megatron.policy import Iteration, PolicyRows, Surrogate, flatten
+from k15.engines.megatron.policy import Iteration, PolicyRows, flatten
 from k15.engines.megatron.schedule import Loss
 from k15.recipes.pipeline import Layout
 from k15.recipes.rl import PolicyUpdate
@@ -110,14 +110,7 @@ class MegatronTrainer:
         value, norm = self._step(packs, loss, lr, gradient=-1 / num_loss_tokens)
         return {"loss": value, "gradient_norm": norm, "num_tokens": float(_num_tokens(batch))}
 
-    def policy_update(
-        self,
-        groups: Sequence[Group],
-        *,
-        settings: PolicyUpdate,
-        lr: float,
-        surrogate: Surrogate = surrogate_loss,
-    ) -> UpdateStats:
+    def policy_update(self, groups: Sequence[Group], *, settings: PolicyUpdate, lr: float) -> UpdateStats:
         """One iteration of METHOD.md §1: optimizer reset, π_i = the weights now, then the updates.
 
         `lr` is this iteration's rate (settings.lr after any warm-up over iterations). There are inner_steps ×
@@ -126,16 +119,23 @@ class MegatronTrainer:
         """
         started = time.perf_counter()
         self._reset_for(settings)
-        batch = flatten(
-            groups,
+        aim = objective(
+            settings.objective,
             tau=settings.tau,
             baseline=settings.baseline,
+            clip_ratio=settings.clip_ratio,
+            kl_weight=settings.kl_weight,
+        )
+        batch = flatten(
+            groups,
+            objective=aim,
             num_minibatches=settings.minibatches,
             drop_uniform=settings.drop_uniform_groups,
         )
-        iteration = Iteration(batch, surrogate, settings.tau, self._device)
+        iteration = Iteration(batch, aim.loss, settings.mismatch_band, self._device)
         losses, norms = self._inner_steps(batch, iteration, settings, lr)
-        mean, largest = iteration.mismatch()
+        mismatch = iteration.mismatch()
+        rho_mean, rho_max = iteration.log_ratio()
         updates = len(losses)
         tokens = sum(_num_tokens([batch.rows[row] for row in part]) for part in batch.minibatches)
         return UpdateStats(
@@ -143,10 +143,15 @@ class MegatronTrainer:
             loss=sum(losses) / max(1, updates),
             gradient_norm=sum(norms) / max(1, updates),
             num_tokens=tokens * settings.inner_steps,
-            mismatch_mean=mean,
-            mismatch_max=largest,
+            mismatch_mean=mismatch.mean,
+            mismatch_max=mismatch.largest,
             seconds=time.perf_counter() - started,
-            extra={"num_groups_kept": float(batch.num_groups_kept), "log_ratio": iteration.mean_log_ratio()},
+            extra={
+                "num_groups_kept": float(batch.num_groups_kept),
+                "rho_mean": rho_mean,
+                "rho_max": rho_max,
+                "mismatch_outside": mismatch.outside,
+            },
         )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

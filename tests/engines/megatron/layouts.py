@@ -31,6 +31,7 @@ from k15.records import Sequence as Row
 ROOT = Path(__file__).parents[3]
 VOCABULARY = 96  # of the models compared: divides
 LENGTHS = (13, 90, 20, 7, 70, 20, 33, 5, 40)
+RATE = 0.3  # of policy updates
 LIMIT = 150  # tokens of a microbatch: several, of several rows each
 
 
@@ -75,16 +76,14 @@ def measure(
     trainer.save(output / "start")
     rows = some_rows(lengths)
     tensors, figures = _first_step(trainer, rows)
-    settings = PolicyUpdate(
-        adam_epsilon=1.0, clip_gradient_norm=1e6, max_tokens_per_microbatch=max_tokens, minibatches=2
-    )
-    stats = trainer.policy_update(some_groups(rows), settings=settings, lr=0.3)
+    settings = policy_settings({"minibatches": 2}, max_tokens)
+    stats = trainer.policy_update(some_groups(rows), settings=settings, lr=RATE)
     figures |= {
         "policy_loss": stats.loss,
         "policy_norm": stats.gradient_norm,
         "mismatch_mean": stats.mismatch_mean,
         "mismatch_max": stats.mismatch_max,
-        "log_ratio": stats.extra["log_ratio"],
+        **stats.extra,
         "num_parameters": trainer.num_parameters,
     }
     trainer.save(output / "model")
@@ -108,6 +107,32 @@ def measure_step(
     tensors, _ = _first_step(trainer, some_rows(lengths))
     if dist.get_rank() == 0:
         save_file(tensors, output / "measured.safetensors")
+
+
+def measure_policy(
+    model: Path,
+    output: Path,
+    *,
+    layout: Layout,
+    update: dict[str, Any],
+    lengths: Sequence[int] = LENGTHS,
+    max_tokens: int = LIMIT,
+    lr: float = RATE,
+) -> None:
+    """The gradient of an iteration's last update, with `policy_settings(update)`, and its figures."""
+    trainer = MegatronTrainer(model, threads=1, max_tokens_per_microbatch=max_tokens, layout=layout)
+    settings = policy_settings(update, max_tokens)
+    stats = trainer.policy_update(some_groups(some_rows(lengths)), settings=settings, lr=lr)
+    gradients = _gradients(trainer)
+    if dist.get_rank() == 0:
+        save_file(gradients, output / "measured.safetensors")
+        (output / "figures.json").write_text(json.dumps({"loss": stats.loss, **stats.extra}))
+
+
+def policy_settings(update: dict[str, Any], max_tokens: int = LIMIT) -> PolicyUpdate:
+    """`update` with an Adam whose steps are nearly proportional to gradients: tiny ones would be noise."""
+    plain = {"adam_epsilon": 1.0, "clip_gradient_norm": 1e6, "max_tokens_per_microbatch": max_tokens}
+    return PolicyUpdate.parse({**plain, **update}, where="update")
 
 
 def round_trip(model: Path, output: Path, *, layout: Layout, precision: str) -> None:
@@ -145,12 +170,17 @@ def _first_step(
     logprobs = trainer.logprobs(rows)
     trainer.reset_optimizer(Optimizer(clip_gradient_norm=1e6))
     figures = trainer.supervised_step(rows, lr=0.0)
-    own = {name: parameter.main_grad for name, parameter in trainer._model.parameters().items()}
-    tensors = {f"gradient.{name}": tensor.clone() for name, tensor in trainer._model.named(own)}
+    tensors = _gradients(trainer)
     tensors["logits"] = logits
     tensors["logprobs"] = torch.tensor([value for row in logprobs for value in row])
     tensors["greedy"] = torch.tensor([float(hit) for row in trainer.greedy_matches(rows) for hit in row])
     return tensors, figures
+
+
+def _gradients(trainer: MegatronTrainer) -> dict[str, torch.Tensor]:
+    """What the last update had, by "gradient." and the HF name; on rank 0."""
+    own = {name: parameter.main_grad for name, parameter in trainer._model.parameters().items()}
+    return {f"gradient.{name}": tensor.clone() for name, tensor in trainer._model.named(own)}
 
 
 def _go_on(trainer: MegatronTrainer, rows: list[Row], output: Path, resume: Path | None) -> dict[str, float]:
@@ -229,6 +259,7 @@ def run_ranks(cases: list[dict[str, Any]], world: int, work: Path, **env: str) -
 KINDS: dict[str, Any] = {
     "measure": measure,
     "measure_step": measure_step,
+    "measure_policy": measure_policy,
     "round_trip": round_trip,
     "peak": peak,
 }

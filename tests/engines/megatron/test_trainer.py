@@ -15,13 +15,16 @@ from k15.recipes.supervised import Optimizer
 from k15.records import Group
 from k15.records import Sequence as Row
 from tests.engines.megatron.conftest import VOCABULARY, MakeModel
+from tests.engines.megatron.literal import literal_update, token_logprobs
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning:megatron")]
-TAU, RATE, FIRST = 0.2, 0.3, 0.5
+RATE = 0.3
+OMD: dict[str, Any] = {"objective": "omd", "tau": 0.2}
+GRPO: dict[str, Any] = {"objective": "grpo", "kl_weight": 0.2}
+REST: dict[str, Any] = {"objective": "rest"}
 # With so large an epsilon Adam's step is nearly proportional to the gradient, so weights can be compared.
 SETTINGS: dict[str, Any] = {
-    "tau": TAU,
-    "first_step_scale": FIRST,
+    "first_step_scale": 0.5,
     "inner_steps": 3,
     "adam_epsilon": 1.0,
     "clip_gradient_norm": 1e6,
@@ -57,81 +60,42 @@ def some_groups(rewards: Sequence[Sequence[float]]) -> list[Group]:
 REWARDS = ([1.0, 0.0, 0.0, 1.0], [0.0, 1.5, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, -0.5])
 
 
-def token_logprobs(model: Any, row: Row) -> torch.Tensor:
-    tokens = torch.tensor(row.token_ids)[None]
-    logprobs = model(tokens[:, :-1]).logits[0].log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
-    return logprobs[torch.tensor(row.in_loss[1:])]
-
-
-def literal_update(
-    model: Any,
-    groups: list[Group],
-    *,
-    baseline: str = "mean",
-    minibatches: int = 1,
-    square_tokens: bool = False,
-) -> dict[str, torch.Tensor]:
-    """One iteration of the surrogate L / 2τ by autograd, a sequence at a time, with torch's Adam.
-
-    `square_tokens` is the known wrong version, which squares each token's log-ratio.
-    """
-    with torch.no_grad():
-        before = {row: token_logprobs(model, row) for group in groups for row in group.sequences}
-    adam = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), eps=1.0, weight_decay=0.0)
-    updates = 0
-    for _ in range(SETTINGS["inner_steps"]):
-        for part in range(minibatches):
-            total = torch.zeros(())
-            chosen = groups[part::minibatches]
-            for group in chosen:
-                r = torch.tensor(group.rewards)
-                b = r.mean() if baseline == "mean" else TAU * torch.log(torch.exp(r / TAU).mean())
-                for row, reward in zip(group.sequences, r, strict=True):
-                    ratios = token_logprobs(model, row) - before[row]
-                    if square_tokens:
-                        term = -(reward - b) * ratios.sum() + TAU / 2 * (ratios**2).sum()
-                    else:
-                        term = (reward - b - TAU * ratios.sum()) ** 2 / (2 * TAU)
-                    total = total + term / (len(group.sequences) * len(chosen))
-            adam.zero_grad()
-            total.backward()
-            adam.param_groups[0]["lr"] = RATE * (1.0 if updates else FIRST)
-            adam.step()
-            updates += 1
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).detach().abs().max()) for name in a)
 
 
 @pytest.mark.parametrize(
-    ("baseline", "minibatches", "max_tokens"),
-    [("mean", 1, 4096), ("mean", 1, 40), ("mean", 2, 60), ("log_partition", 1, 4096)],
+    ("values", "max_tokens"),
+    [
+        (OMD, 4096),
+        (OMD, 40),
+        (OMD | {"minibatches": 2}, 60),
+        (OMD | {"baseline": "log_partition"}, 4096),
+        (GRPO | {"minibatches": 2}, 60),
+        (REST | {"minibatches": 2}, 60),
+    ],
 )
-def test_policy_update_is_eq_3(
-    make_model: MakeModel, baseline: str, minibatches: int, max_tokens: int
+def test_policy_update_is_the_objective_taken_literally(
+    make_model: MakeModel, values: dict[str, Any], max_tokens: int
 ) -> None:
     directory, reference = make_model()
     trainer, groups = trainer_of(directory), some_groups(REWARDS)
     start = weights_of(trainer)
-    settings = PolicyUpdate(
-        **SETTINGS, baseline=baseline, minibatches=minibatches, max_tokens_per_microbatch=max_tokens
-    )
+    settings = PolicyUpdate(**SETTINGS, **values, max_tokens_per_microbatch=max_tokens)
     stats = trainer.policy_update(groups, settings=settings, lr=RATE)
     got = weights_of(trainer)
-    expected = literal_update(reference, groups, baseline=baseline, minibatches=minibatches)
+    expected = literal_update(reference, groups, settings, lr=RATE).weights
     moved = distance(got, start)
     assert moved > 0.01
     assert distance(got, expected) < 1e-3 * moved
-    assert stats.num_updates == 3 * minibatches
-    assert stats.extra["log_ratio"] > 0.05  # τ had something to act on
+    assert stats.num_updates == 3 * settings.minibatches
+    assert stats.extra["rho_max"] > stats.extra["rho_mean"] > 0.05  # τ had something to act on
 
 
 def test_the_test_above_tells_the_wrong_version_apart(make_model: MakeModel) -> None:
-    groups = some_groups(REWARDS)
-    right = literal_update(make_model()[1], groups)
-    wrong = literal_update(make_model()[1], groups, square_tokens=True)
+    groups, settings = some_groups(REWARDS), PolicyUpdate(**SETTINGS, **OMD)
+    right = literal_update(make_model()[1], groups, settings, lr=RATE).weights
+    wrong = literal_update(make_model()[1], groups, settings, lr=RATE, square_tokens=True).weights
     assert distance(right, wrong) > 0.01 * distance(right, dict(make_model()[1].named_parameters()))
 
 
@@ -142,7 +106,7 @@ def test_dropping_uniform_groups_is_exact_in_the_first_update_only(make_model: M
     for steps in (1, 3):
         for drop in (True, False):
             trainer = trainer_of(directory)
-            settings = PolicyUpdate(**{**SETTINGS, "inner_steps": steps, "drop_uniform_groups": drop})
+            settings = PolicyUpdate(**SETTINGS | OMD | {"inner_steps": steps, "drop_uniform_groups": drop})
             stats = trainer.policy_update(groups, settings=settings, lr=RATE)
             assert stats.extra["num_groups_kept"] == (3 if drop else 4)
             after[steps, drop] = weights_of(trainer)
@@ -162,16 +126,20 @@ def test_mismatch_compares_the_same_tokens(make_model: MakeModel) -> None:
     trainer = trainer_of(make_model()[0])
     groups = some_groups(REWARDS)
     sampled = [Group(g.prompt_id, g.sequences, g.rewards, _rows_of(trainer, g)) for g in groups]
-    settings = PolicyUpdate(minibatches=2, max_tokens_per_microbatch=50)
+    settings = PolicyUpdate(minibatches=2, max_tokens_per_microbatch=50, drop_uniform_groups=False)
     exact = trainer.policy_update(sampled, settings=settings, lr=1e-9)
     assert exact.mismatch_max < 1e-5
+    assert exact.extra["mismatch_outside"] == 0.0
+    tokens = sum(len(row) for g in sampled for row in g.logprobs)
     off = [
-        Group(g.prompt_id, g.sequences, g.rewards, tuple(tuple(x + 0.5 for x in row) for row in g.logprobs))
+        Group(g.prompt_id, g.sequences, g.rewards, tuple((row[0] + 0.5, *row[1:]) for row in g.logprobs))
         for g in sampled
     ]
-    assert trainer.policy_update(off, settings=settings, lr=1e-9).mismatch_mean == pytest.approx(
-        0.5, abs=1e-4
-    )
+    rows = sum(len(g.sequences) for g in off)
+    stats = trainer.policy_update(off, settings=settings, lr=1e-9)
+    assert stats.mismatch_mean == pytest.approx(0.5 * rows / tokens, abs=1e-4)
+    assert stats.mismatch_max == pytest.approx(0.5, abs=1e-4)
+    assert stats.extra["mismatch_outside"] == pytest.approx(rows / tokens)
 
 
 def test_tokens_that_an_older_policy_sampled_are_not_compared(make_model: MakeModel) -> None:
