@@ -1,4 +1,4 @@
-"""The length reward (METHOD.md §2) and the sum a group is trained on."""
+"""The length reward (METHOD.md §2), the penalty of repeats (§5) and the sum a group is trained on."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,30 @@ def length_rewards(lengths: Sequence[int], correct: Sequence[bool]) -> list[floa
     return [slope if right else min(0.0, slope) for slope, right in zip(slopes, correct, strict=True)]
 
 
-def group_rewards(lengths: Sequence[int], scores: Sequence[float], *, length_weight: float) -> list[float]:
-    """r_j plus the weighted length reward; with weight 0 the scores themselves."""
-    if length_weight == 0:
-        return list(scores)
-    shaped = length_rewards(lengths, [score > 0 for score in scores])
-    return [score + length_weight * extra for score, extra in zip(scores, shaped, strict=True)]
+def repeat_penalties(repeated: Sequence[bool], *, weight: float) -> list[float]:
+    """What each response that was stopped because it repeats itself loses (METHOD.md §5): −weight, else 0.
+
+    ValueError where the weight is below 0: it would reward repeating.
+    """
+    if weight < 0:
+        raise ValueError(f"the penalty of a repeat is {weight}: give what it takes away, 0 or more")
+    return [-weight if stopped else 0.0 for stopped in repeated]
+
+
+def group_rewards(
+    lengths: Sequence[int],
+    scores: Sequence[float],
+    *,
+    length_weight: float,
+    repeated: Sequence[bool] = (),
+    repeat_weight: float = 0.0,
+) -> list[float]:
+    """r_j plus the weighted length reward and the penalty of repeats; with weights 0 the scores themselves."""
+    rewards = list(scores)
+    if length_weight:
+        shaped = length_rewards(lengths, [score > 0 for score in scores])
+        rewards = [reward + length_weight * extra for reward, extra in zip(rewards, shaped, strict=True)]
+    if repeat_weight:
+        lost = repeat_penalties(repeated, weight=repeat_weight)
+        rewards = [reward + loss for reward, loss in zip(rewards, lost, strict=True)]
+    return rewards

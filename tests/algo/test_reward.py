@@ -2,7 +2,7 @@
 
 import pytest
 
-from k15.algo.reward import group_rewards, length_rewards
+from k15.algo.reward import group_rewards, length_rewards, repeat_penalties
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,22 @@ def test_a_wrong_response_never_gains_by_being_short():
 def test_lengths_and_verdicts_must_match():
     with pytest.raises(ValueError, match="as many lengths as verdicts"):
         length_rewards([1, 2], [True])
+
+
+def test_a_response_stopped_for_repeating_itself_loses_the_weight():
+    assert repeat_penalties([True, False, True], weight=0.25) == [-0.25, 0.0, -0.25]
+    rewards = group_rewards(
+        [100, 300], [1.0, 0.0], length_weight=0.5, repeated=[False, True], repeat_weight=0.25
+    )
+    assert rewards == pytest.approx([1.25, -0.5])
+    assert group_rewards([1, 9], [1.0, 0.0], length_weight=0.0, repeated=[True, True]) == [1.0, 0.0]
+
+
+def test_a_penalty_that_rewards_repeating_is_refused():
+    with pytest.raises(ValueError, match="0 or more"):
+        repeat_penalties([True], weight=-1.0)
+
+
+def test_every_response_needs_to_be_known_as_repeated_or_not():
+    with pytest.raises(ValueError, match="zip"):
+        group_rewards([1, 9], [1.0, 0.0], length_weight=0.0, repeated=[True], repeat_weight=0.5)
