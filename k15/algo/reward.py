@@ -38,7 +38,7 @@ def group_rewards(
     repeated: Sequence[bool] = (),
     repeat_weight: float = 0.0,
 ) -> list[float]:
-    """r_j plus the weighted length reward and the penalty of repeats; with weights 0 the scores themselves."""
+    """r_j plus the weighted length reward and the penalty of repeats; the scores where both weights are 0."""
     rewards = list(scores)
     if length_weight:
         shaped = length_rewards(lengths, [score > 0 for score in scores])
