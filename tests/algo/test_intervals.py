@@ -1,9 +1,9 @@
-"""Bootstrap intervals against the normal approximation."""
+"""Intervals against the normal approximation, and against how often they hold the mean."""
 
 import numpy as np
 import pytest
 
-from k15.algo.intervals import mean_interval, paired_interval
+from k15.algo.intervals import mean_interval, paired_interval, runs_interval
 
 
 def test_interval_matches_the_normal_approximation():
@@ -32,3 +32,15 @@ def test_the_same_seed_gives_the_same_interval():
 def test_no_prompts_is_an_error():
     with pytest.raises(ValueError, match="no prompts"):
         mean_interval([], draws=100, seed=0)
+
+
+@pytest.mark.parametrize("number", [2, 3, 10])
+def test_an_interval_over_runs_holds_the_mean_95_times_in_100(number):
+    draws = np.random.default_rng(number).normal(1.0, 2.0, (4000, number))
+    held = [found.low <= 1.0 <= found.high for found in map(runs_interval, draws.tolist())]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012)
+
+
+def test_one_run_has_no_interval():
+    with pytest.raises(ValueError, match="2 to 10, and there are 1"):
+        runs_interval([1.0])
