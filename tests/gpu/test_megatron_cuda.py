@@ -65,6 +65,9 @@ def test_supervised_steps_and_a_policy_update_train(cuda_model: Path) -> None:
     losses = [trainer.supervised_step(rows, lr=1e-3)["loss"] for _ in range(20)]
     assert losses[-1] < 0.7 * losses[0]
     groups = [Group(str(n), tuple(rows[n : n + 4]), (1.0, 0.0, 0.0, 1.0)) for n in range(0, 32, 4)]
-    stats = trainer.policy_update(groups, settings=PolicyUpdate(minibatches=2), lr=1e-4)
-    assert stats.num_updates == 4
-    assert stats.gradient_norm > 0
+    for objective in ("omd", "rest", "grpo"):
+        settings = PolicyUpdate.parse({"objective": objective, "minibatches": 2}, where="update")
+        stats = trainer.policy_update(groups, settings=settings, lr=1e-4)
+        assert stats.num_updates == 4
+        assert stats.gradient_norm > 0
+        assert stats.extra["rho_max"] > stats.extra["rho_mean"] > 0

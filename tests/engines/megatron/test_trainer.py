@@ -114,6 +114,17 @@ def test_dropping_uniform_groups_is_exact_in_the_first_update_only(make_model: M
     assert distance(after[3, True], after[3, False]) > 1e-5
 
 
+@pytest.mark.parametrize(("values", "kept"), [(OMD, 3), (GRPO, 3), (REST, 4)])
+def test_groups_that_teach_nothing_are_dropped(
+    make_model: MakeModel, values: dict[str, Any], kept: int
+) -> None:
+    """Equal rewards; for rest no success: it fits those that all succeeded."""
+    trainer = trainer_of(make_model()[0])
+    groups = some_groups([*REWARDS, [0.0, 0.0]])
+    stats = trainer.policy_update(groups, settings=PolicyUpdate(**values), lr=1e-9)
+    assert stats.extra["num_groups_kept"] == kept
+
+
 def test_nothing_to_learn_from_changes_nothing(make_model: MakeModel) -> None:
     trainer = trainer_of(make_model()[0])
     start = weights_of(trainer)
