@@ -1,6 +1,6 @@
 """The protocols between the loops and the engines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +14,14 @@ class Sampler(Protocol):
 
     version: int
 
-    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> list[list[Segment]]:
-        """For each request its num_samples segments. TimeoutError past the deadline."""
+    def sample(
+        self, requests: Sequence[SampleRequest], *, deadline_s: float
+    ) -> Iterator[tuple[int, list[Segment]]]:
+        """The index of a request with its num_samples segments, each as soon as all of them ended.
+
+        Sample j is drawn with seed `request.seed + j`. At the deadline what still runs is ended with the
+        tokens it has, and with End.BUDGET: an empty segment where it never began.
+        """
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
         """Serve the weights of `ticket`; ConnectionError on a wrong checksum (the old ones stay)."""

@@ -31,8 +31,7 @@ class SamplerService:
         }
 
     def _sample(self, call: SampleCall) -> SampleAnswer:
-        segments = self.sampler.sample(call.requests, deadline_s=call.deadline_s)
-        return SampleAnswer(tuple(tuple(of_request) for of_request in segments))
+        return SampleAnswer(tuple(self.sampler.sample(call.requests, deadline_s=call.deadline_s)))
 
     def _channel(self, call: ChannelCall) -> Address:
         from k15.engines.channels import open_receiver  # noqa: PLC0415  see run_service

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from k15.algo.intervals import mean_interval, paired_interval
+from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.evaluate import EvaluateRecipe
 from k15.records import End, Prompt, SampleRequest, Segment, Status, Verdict
@@ -53,7 +54,7 @@ def answer_prompts(
     greedy = [SampleRequest(ids, recipe.max_response_tokens, 1, (), 0.0, 0, False) for ids in tokens]
     outcomes = []
     for requests, first in ((sampled, 0), (greedy, GREEDY)):
-        answers = sampler.sample(requests, deadline_s=DEADLINE_S)
+        answers = whole_responses(sampler, requests, deadline_s=DEADLINE_S)
         for prompt, segments in zip(prompts, answers, strict=True):
             for position, segment in enumerate(segments):
                 outcomes.append(_outcome(prompt, first + position, segment, decode, judge))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.paths import PathsRecipe
 from k15.records import End, Prompt, SampleRequest, Segment, Status
@@ -52,7 +53,7 @@ def find_paths(
             )
             for number, prompt in enumerate(some)
         ]
-        answers = sampler.sample(requests, deadline_s=DEADLINE_S)
+        answers = whole_responses(sampler, requests, deadline_s=DEADLINE_S)
         for prompt, segments in zip(some, answers, strict=True):
             judged = [_judged(prompt, n, segment, decode, judge) for n, segment in enumerate(segments)]
             yield from select(judged, keep=recipe.keep, min_tokens=recipe.min_tokens)

@@ -154,7 +154,8 @@ def roll_out(phase: Phase, groups: list[OpenGroup], number: int) -> list[OpenGro
             asked.append((index, positions, request))
     answers = phase.sampler.sample([request for _, _, request in asked], deadline_s=SAMPLE_DEADLINE_S)
     extended = list(groups)
-    for (index, positions, _), segments in zip(asked, answers, strict=True):
+    for which, segments in answers:
+        index, positions, _ = asked[which]
         extended[index] = extend(
             extended[index],
             positions,

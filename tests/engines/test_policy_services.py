@@ -9,6 +9,7 @@ from k15.engines.service.process import Service, launch_trainer
 from k15.engines.service.settings import TrainerSettings
 from k15.recipes.rl import PolicyUpdate
 from k15.records import Group, SampleRequest, Segment, Sequence
+from tests.engines.responses import sampled
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -46,7 +47,7 @@ def test_the_sampler_follows_the_trainer_through_two_rounds(
     told = []
     for version in (101, 102):
         requests = [SampleRequest((2 + i, 30, 40 + i), 20, 4, seed=i) for i in range(8)]
-        answers = learning_sampler.sample(requests, deadline_s=60)
+        answers = sampled(learning_sampler, requests)
         assert {s.policy_version for segments in answers for s in segments} == {version - 1}
         stats = remote.policy_update(groups_of(requests, answers), settings=settings, lr=1e-2)
         assert stats.num_updates == 1

@@ -1,6 +1,5 @@
 """The sampler against transformers: log-probs, weights in place, continuation, refusal, reproducibility."""
 
-import random
 import signal
 import threading
 import time
@@ -16,22 +15,10 @@ from k15.engines.service.process import Service
 from k15.engines.shared_memory import SharedMemorySender
 from k15.engines.weights import SlotBuffer, tensor_bytes
 from k15.records import End, SampleRequest, Segment, TensorSpec
+from tests.engines.conftest import STOP_TOKEN
+from tests.engines.responses import sampled, some_requests
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-VOCAB = 128
-STOP_TOKEN = 1
-DEADLINE_S = 60.0
-
-
-def some_requests(
-    seed: int, *, num: int = 16, num_samples: int = 4, max_tokens: int = 40
-) -> list[SampleRequest]:
-    draw = random.Random(seed)
-    prompts = [tuple(draw.randrange(2, VOCAB) for _ in range(draw.randint(1, 40))) for _ in range(num)]
-    return [
-        SampleRequest(prompt, max_tokens, num_samples, seed=index) for index, prompt in enumerate(prompts)
-    ]
 
 
 class Reference:
@@ -81,7 +68,7 @@ def differences(
 
 def assert_same_policy(reference: Reference, sampler: RemoteSampler, seed: int) -> None:
     requests = some_requests(seed)
-    answers = sampler.sample(requests, deadline_s=DEADLINE_S)
+    answers = sampled(sampler, requests)
     found = differences(reference, requests, answers)
     assert found.mean() < 1e-5
     assert found.max() < 1e-3
@@ -158,15 +145,13 @@ def test_a_trainer_of_another_model_is_refused(tied_sampler: RemoteSampler, unti
 
 def test_a_continuation_equals_the_uninterrupted_run(untied_sampler: RemoteSampler) -> None:
     requests = [replace(request, temperature=0.0) for request in some_requests(8, num_samples=1)]
-    whole = [segments[0] for segments in untied_sampler.sample(requests, deadline_s=DEADLINE_S)]
-    first = untied_sampler.sample(
-        [replace(request, max_tokens=15) for request in requests], deadline_s=DEADLINE_S
-    )
+    whole = [segments[0] for segments in sampled(untied_sampler, requests)]
+    first = sampled(untied_sampler, [replace(request, max_tokens=15) for request in requests])
     cut = [index for index, segments in enumerate(first) if segments[0].end is End.BUDGET]
     assert cut
-    rest = untied_sampler.sample(
+    rest = sampled(
+        untied_sampler,
         [replace(requests[index], prefix=first[index][0].token_ids, max_tokens=25) for index in cut],
-        deadline_s=DEADLINE_S,
     )
     for index, segments in zip(cut, rest, strict=True):
         assert first[index][0].token_ids + segments[0].token_ids == whole[index].token_ids
@@ -177,21 +162,21 @@ def test_a_continuation_equals_the_uninterrupted_run(untied_sampler: RemoteSampl
 
 def test_a_call_repeats_exactly_whatever_was_sampled_between(untied_sampler: RemoteSampler) -> None:
     requests = some_requests(9)
-    first = untied_sampler.sample(requests, deadline_s=DEADLINE_S)
-    other = untied_sampler.sample([replace(r, seed=r.seed + 1) for r in requests], deadline_s=DEADLINE_S)
-    assert untied_sampler.sample(requests, deadline_s=DEADLINE_S) == first
+    first = sampled(untied_sampler, requests)
+    other = sampled(untied_sampler, [replace(r, seed=r.seed + 1) for r in requests])
+    assert sampled(untied_sampler, requests) == first
     assert other != first
 
 
 def test_temperature_does_not_change_whose_logprobs_are_told(untied_sampler: RemoteSampler) -> None:
     hot = [replace(request, temperature=2.0) for request in some_requests(10)]
-    answers = untied_sampler.sample(hot, deadline_s=DEADLINE_S)
+    answers = sampled(untied_sampler, hot)
     again = [
         replace(request, temperature=0.5, want_logprobs=False, num_samples=1, max_tokens=3) for request in hot
     ]
-    assert all(segments[0].logprobs == () for segments in untied_sampler.sample(again, deadline_s=DEADLINE_S))
+    assert all(segments[0].logprobs == () for segments in sampled(untied_sampler, again))
     mean = torch.tensor([value for segments in answers for s in segments for value in s.logprobs]).mean()
-    cold = untied_sampler.sample(some_requests(10), deadline_s=DEADLINE_S)
+    cold = sampled(untied_sampler, some_requests(10))
     assert (
         mean
         < torch.tensor([value for segments in cold for s in segments for value in s.logprobs]).mean() - 0.5
@@ -202,7 +187,7 @@ def test_temperature_does_not_change_whose_logprobs_are_told(untied_sampler: Rem
     ("request_", "message"),
     [
         (SampleRequest((), 4), "request 0: the prompt is empty"),
-        (SampleRequest((5, VOCAB), 4), "token ids must lie in 0..127"),
+        (SampleRequest((5, 128), 4), "token ids must lie in 0..127"),
         (SampleRequest((5,), 128), "exceed max_model_len = 128"),
         (SampleRequest((5,), 4, num_samples=2, temperature=0.0), "temperature 0 are all the same"),
         (SampleRequest((5,), 0), "at least 1"),
@@ -212,15 +197,19 @@ def test_requests_that_cannot_be_sampled_are_named(
     tied_sampler: RemoteSampler, request_: SampleRequest, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        tied_sampler.sample([request_], deadline_s=DEADLINE_S)
+        sampled(tied_sampler, [request_])
 
 
-def test_a_missed_deadline_leaves_the_engine_usable(untied_sampler: RemoteSampler) -> None:
+def test_the_deadline_ends_what_runs_and_keeps_its_tokens(untied_sampler: RemoteSampler) -> None:
     many = some_requests(11, num=200, num_samples=8, max_tokens=80)
-    with pytest.raises(TimeoutError, match="of 200 requests were sampled by the deadline"):
-        untied_sampler.sample(many, deadline_s=0.2)
-    assert len(untied_sampler.sample(some_requests(12), deadline_s=DEADLINE_S)) == 16
-    assert untied_sampler.sample([], deadline_s=DEADLINE_S) == []
+    answers = [s for segments in sampled(untied_sampler, many, deadline_s=0.5) for s in segments]
+    assert len(answers) == 1600
+    assert all(len(segment.logprobs) == len(segment.token_ids) for segment in answers)
+    cut = [s for s in answers if s.end is End.BUDGET and len(s.token_ids) < 80]
+    assert any(segment.token_ids for segment in cut)
+    assert any(not segment.token_ids for segment in cut)
+    assert len(sampled(untied_sampler, some_requests(12))) == 16
+    assert sampled(untied_sampler, []) == []
 
 
 def test_a_fresh_process_samples_the_same_and_its_sudden_death_is_told_at_once(
@@ -231,14 +220,14 @@ def test_a_fresh_process_samples_the_same_and_its_sudden_death_is_told_at_once(
     tied_sampler.update(sender.send(reference.tensors(), 30, deadline_s=10), deadline_s=10)
     fresh = RemoteSampler(victim)
     requests = some_requests(13)
-    told = tied_sampler.sample(requests, deadline_s=DEADLINE_S)
+    told = sampled(tied_sampler, requests)
     renamed = [[replace(s, policy_version=0) for s in segments] for segments in told]
-    assert fresh.sample(requests, deadline_s=DEADLINE_S) == renamed
+    assert sampled(fresh, requests) == renamed
 
     threading.Timer(0.3, victim.process.send_signal, [signal.SIGKILL]).start()
     started = time.monotonic()
     with pytest.raises(ConnectionError, match=r"stages\.sampler \(pid \d+\) was killed by signal 9"):
-        fresh.sample(some_requests(14, num=400, num_samples=8, max_tokens=80), deadline_s=DEADLINE_S)
+        sampled(fresh, some_requests(14, num=400, num_samples=8, max_tokens=80))
     assert time.monotonic() - started < 1.3
     with pytest.raises(ConnectionError, match="was killed by signal 9"):
-        fresh.sample(requests, deadline_s=DEADLINE_S)
+        sampled(fresh, requests)

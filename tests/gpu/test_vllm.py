@@ -67,7 +67,8 @@ def test_logprobs_follow_an_update_in_place(
     requests = [SampleRequest((5 + i, 7, 9), 64, 4, seed=i) for i in range(16)]
     reference = model.float().cuda().eval()
     differences = []
-    for request, segments in zip(requests, sampler.sample(requests, deadline_s=120), strict=True):
+    for index, segments in sampler.sample(requests, deadline_s=120):
+        request = requests[index]
         for segment in segments:
             tokens = torch.tensor([[*request.prompt_token_ids, *segment.token_ids]], device="cuda")
             with torch.no_grad():

@@ -1,6 +1,6 @@
 """Rejection sampling, without an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -23,20 +23,23 @@ class Parrot:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> list[list[Segment]]:
+    def sample(
+        self, requests: Sequence[SampleRequest], *, deadline_s: float
+    ) -> Iterator[tuple[int, list[Segment]]]:
         self.calls.append(len(requests))
-        return [
-            [
-                Segment(
-                    0,
-                    request.prompt_token_ids[-1:] * (sample + 1),
-                    (),
-                    End.LENGTH if sample == request.num_samples - 1 else End.STOP,
-                )
-                for sample in range(request.num_samples)
-            ]
-            for request in requests
-        ]
+        for index, request in reversed(list(enumerate(requests))):
+            yield (
+                index,
+                [
+                    Segment(
+                        0,
+                        request.prompt_token_ids[-1:] * (sample + 1),
+                        (),
+                        End.LENGTH if sample == request.num_samples - 1 else End.STOP,
+                    )
+                    for sample in range(request.num_samples)
+                ],
+            )
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
         raise AssertionError("the weights stay")

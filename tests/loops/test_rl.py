@@ -23,7 +23,8 @@ class SeededSampler:
 
     def sample(self, requests, *, deadline_s):
         self.asked += requests
-        return [[self._segment(request, k) for k in range(request.num_samples)] for request in requests]
+        for index, request in reversed(list(enumerate(requests))):
+            yield index, [self._segment(request, k) for k in range(request.num_samples)]
 
     def _segment(self, request, k):
         first = request.prompt_token_ids[0] * 31

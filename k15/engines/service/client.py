@@ -4,7 +4,7 @@ import errno
 import http.client
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,11 +91,13 @@ class RemoteSampler:
         self._service = service
         self._deadline_s = deadline_s
 
-    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> list[list[Segment]]:
-        """For each request its num_samples segments. TimeoutError past the deadline."""
+    def sample(
+        self, requests: Sequence[SampleRequest], *, deadline_s: float
+    ) -> Iterator[tuple[int, list[Segment]]]:
+        """The index of a request with its segments; at the deadline, with the tokens there are by then."""
         body = SampleCall(tuple(requests), deadline_s)
         answer = call(self._service, "sample", body, SampleAnswer, deadline_s=deadline_s + GRACE_S)
-        return [list(segments) for segments in answer.segments]
+        return iter(answer.segments)
 
     def open_channel(self, layout: Sequence[TensorSpec]) -> dict[str, Any]:
         """A new weight channel for tensors in `layout`: the address for RemoteTrainer.connect."""

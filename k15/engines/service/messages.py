@@ -30,9 +30,9 @@ class SampleCall:
 
 @dataclass(frozen=True, slots=True)
 class SampleAnswer:
-    """The segments of each request."""
+    """Indices of requests with their segments, in the order in which they ended."""
 
-    segments: tuple[tuple[Segment, ...], ...]
+    segments: tuple[tuple[int, list[Segment]], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,21 +4,19 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
-from vllm.inputs import TokensPrompt
 from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel, _RegisteredModel
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from k15.engines.vllm.responses import Responses
 from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
 from k15.ports import WeightReceiver
-from k15.records import End, SampleRequest, Segment, TensorSpec, WeightTicket
+from k15.records import SampleRequest, Segment, TensorSpec, WeightTicket
 
 BLOCK_TOKENS = 32  # the CPU backend refuses 16, and its default caches no prefix
 MIN_BATCHED_TOKENS = 8192
@@ -56,6 +54,7 @@ class VllmSampler:
         self._stop_token_ids = stop_token_ids(model_dir)
         self._receiver: WeightReceiver | None = None
         self._layout: tuple[TensorSpec, ...] = ()
+        self._num_calls = 0
         if device == "cpu":
             _register_in_process(model_dir)
             torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
@@ -80,29 +79,36 @@ class VllmSampler:
         self._max_model_len: int = config.max_model_len
         self._vocab_size: int = config.get_vocab_size()
 
-    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> list[list[Segment]]:
-        """For each request its num_samples segments, in order.
+    def sample(
+        self, requests: Sequence[SampleRequest], *, deadline_s: float
+    ) -> Iterator[tuple[int, list[Segment]]]:
+        """The index of a request with its num_samples segments, each as soon as all of them ended.
 
         A segment that used up its max_tokens ends with End.BUDGET: whether that was also the largest response
-        length is the caller's to know. One that ended by itself (End.STOP) includes the stop token.
-        ValueError names a request that cannot be sampled; TimeoutError past the deadline: nothing is kept.
+        length is the caller's to know. One that ended by itself (End.STOP) includes the stop token. At the
+        deadline what still runs is ended with the tokens it has, and with End.BUDGET.
+        ValueError names a request that cannot be sampled; nothing is sampled then.
         """
         end_s = time.monotonic() + deadline_s
         for index, request in enumerate(requests):
             self._check(index, request)
-        if not requests:
-            return []
-        if not self._engine.reset_prefix_cache():
+        return self._sample(requests, end_s)
+
+    def _sample(self, requests: Sequence[SampleRequest], end_s: float) -> Iterator[tuple[int, list[Segment]]]:
+        core = self._engine.engine_core
+        if not core.reset_prefix_cache():
             raise RuntimeError("the engine still runs requests of an earlier call")
         torch.manual_seed(_call_seed(requests))
-        for index, request in enumerate(requests):
-            prompt = TokensPrompt(prompt_token_ids=[*request.prompt_token_ids, *request.prefix])
-            self._engine.add_request(str(index), prompt, self._params(request))
-        outputs = self._run(len(requests), end_s=end_s)
-        return [
-            [self._segment(completion, request) for completion in outputs[str(index)].outputs]
-            for index, request in enumerate(requests)
-        ]
+        self._num_calls += 1
+        responses = Responses(requests, call=self._num_calls, version=self.version)
+        for request in responses.start(self._stop_token_ids):
+            core.add_request(request)
+        try:
+            while responses.open and time.monotonic() < end_s:
+                yield from responses.add(core.get_output().outputs)
+        finally:
+            core.abort_requests(responses.open)
+        yield from responses.cut()
 
     def attach(self, receiver: WeightReceiver, layout: Sequence[TensorSpec]) -> None:
         """Take weights from `receiver` from now on; ValueError where `layout` is not this model's."""
@@ -151,39 +157,6 @@ class VllmSampler:
                 f"{where}: {len(tokens)} tokens and {request.max_tokens} to sample exceed "
                 f"max_model_len = {self._max_model_len}; raise it or shorten them"
             )
-
-    def _params(self, request: SampleRequest) -> SamplingParams:
-        return SamplingParams(
-            n=request.num_samples,
-            temperature=request.temperature,
-            max_tokens=request.max_tokens,
-            logprobs=0 if request.want_logprobs else None,  # 0: of the sampled token only
-            flat_logprobs=True,
-            stop_token_ids=self._stop_token_ids,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _run(self, num_requests: int, *, end_s: float) -> dict[str, Any]:
-        outputs: dict[str, Any] = {}
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                if output.finished:
-                    outputs[output.request_id] = output
-            if time.monotonic() > end_s and self._engine.has_unfinished_requests():
-                self._engine.abort_request([str(index) for index in range(num_requests)])
-                raise TimeoutError(f"{len(outputs)} of {num_requests} requests were sampled by the deadline")
-        return outputs
-
-    def _segment(self, completion: Any, request: SampleRequest) -> Segment:
-        token_ids = tuple(completion.token_ids)
-        logprobs = tuple(completion.logprobs.logprobs) if request.want_logprobs else ()
-        if request.want_logprobs and len(logprobs) != len(token_ids):
-            raise RuntimeError(f"vLLM gave {len(logprobs)} log-probs for {len(token_ids)} tokens")
-        return Segment(self.version, token_ids, logprobs, _ENDS[completion.finish_reason])
-
-
-_ENDS = {"stop": End.STOP, "length": End.BUDGET}
 
 
 def _register_in_process(model_dir: Path) -> None:
