@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from k15.records import Group, Prompt, SampleRequest, Segment, TensorSpec, UpdateStats, Verdict, WeightTicket
+from k15.records import (
+    Answer,
+    Group,
+    Prompt,
+    SampleRequest,
+    SampleStats,
+    TensorSpec,
+    UpdateStats,
+    Verdict,
+    WeightTicket,
+)
 
 Reward = Callable[[Prompt, str], Verdict]
 
@@ -13,10 +23,9 @@ class Sampler(Protocol):
     """A rollout engine that holds one version of the policy."""
 
     version: int
+    stats: SampleStats  # of the last call that ended
 
-    def sample(
-        self, requests: Sequence[SampleRequest], *, deadline_s: float
-    ) -> Iterator[tuple[int, list[Segment]]]:
+    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
         """The index of a request with its num_samples segments, each as soon as all of them ended.
 
         Sample j is drawn with seed `request.seed + j`. At the deadline what still runs is ended with the

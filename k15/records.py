@@ -164,6 +164,35 @@ class SampleRequest:
     want_logprobs: bool = True
 
 
+Answer = tuple[int, list[Segment]]  # the index of a request, and its num_samples segments
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStats:
+    """What one call of a sampler did. Tokens of prompts count once per sample."""
+
+    num_requests: int = 0
+    num_tokens: int = 0  # sampled
+    num_prompt_tokens: int = 0  # of prompts, and of responses so far where they are continued
+    num_cached_tokens: int = 0  # of these, found in the prefix cache
+    num_continued_tokens: int = 0  # as num_prompt_tokens, of continued responses only
+    num_continued_cached_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def prefix_hit_share(self) -> float:
+        """Share of the continued responses' tokens, prompts included, found in the cache; 0 without any."""
+        return self.num_continued_cached_tokens / max(1, self.num_continued_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePart:
+    """The requests that a step of a sampling call completed; with the last one what the call did."""
+
+    answers: list[Answer]
+    stats: SampleStats | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
     """What one policy update measured. Seconds are wall time in the trainer."""

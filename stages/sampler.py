@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k15.engines.service.main import run_service
-from k15.engines.service.messages import Address, ChannelCall, Empty, SampleAnswer, SampleCall, UpdateCall
+from k15.engines.service.messages import Address, ChannelCall, Empty, SampleCall, UpdateCall
 from k15.engines.service.server import Endpoint
 from k15.engines.service.settings import SamplerSettings
+from k15.records import SamplePart
 
 if TYPE_CHECKING:
     from k15.engines.vllm.engine import VllmSampler
@@ -25,13 +26,14 @@ class SamplerService:
     def endpoints(self) -> dict[str, Endpoint]:
         """Each call under its name."""
         return {
-            "sample": Endpoint(SampleCall, self._sample),
+            "sample": Endpoint(SampleCall, self._sample, streams=True),
             "channel": Endpoint(ChannelCall, self._channel),
             "update": Endpoint(UpdateCall, self._update),
         }
 
-    def _sample(self, call: SampleCall) -> SampleAnswer:
-        return SampleAnswer(tuple(self.sampler.sample(call.requests, deadline_s=call.deadline_s)))
+    def _sample(self, call: SampleCall) -> Iterator[SamplePart | None]:
+        for part in self.sampler.stream(call.requests, deadline_s=call.deadline_s):
+            yield part if part.answers or part.stats else None
 
     def _channel(self, call: ChannelCall) -> Address:
         from k15.engines.channels import open_receiver  # noqa: PLC0415  see run_service

@@ -25,3 +25,7 @@ def sampled(
     answers = dict(sampler.sample(requests, deadline_s=deadline_s))
     assert sorted(answers) == list(range(len(requests)))
     return [answers[index] for index in range(len(requests))]
+
+
+def tokens_of(answers: Sequence[Sequence[Segment]]) -> list[list[tuple[int, ...]]]:
+    return [[segment.token_ids for segment in segments] for segments in answers]

@@ -3,8 +3,10 @@
 import errno
 import http.client
 import select
+import socket
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,18 +21,28 @@ from k15.engines.service.messages import (
     Layout,
     PolicyCall,
     PublishCall,
-    SampleAnswer,
     SampleCall,
     SaveCall,
     SupervisedCall,
     UpdateCall,
 )
 from k15.engines.service.process import POLL_S, Service
+from k15.engines.service.streams import END, LENGTH, PART
 from k15.recipes.rl import PolicyUpdate
-from k15.records import Group, SampleRequest, Segment, TensorSpec, UpdateStats, WeightTicket
+from k15.records import (
+    Answer,
+    Group,
+    SamplePart,
+    SampleRequest,
+    SampleStats,
+    TensorSpec,
+    UpdateStats,
+    WeightTicket,
+)
 from k15.records import Sequence as Row
 
 GRACE_S = 2.0  # over the deadline that the service itself keeps, so that its own message arrives
+LAST_STEP_S = 60.0  # over a sampling deadline: the engine's step under way is not broken off
 ERRORS: dict[int, type[Exception]] = {
     401: PermissionError,
     409: FloatingPointError,
@@ -43,16 +55,47 @@ ERRORS: dict[int, type[Exception]] = {
 
 BROKEN = (http.client.HTTPException, ConnectionResetError, ConnectionRefusedError, BrokenPipeError)
 
-Answer = TypeVar("Answer")
+Answered = TypeVar("Answered")
 
 
-def call(service: Service, name: str, body: Any, answer: type[Answer], *, deadline_s: float) -> Answer:
+def call(service: Service, name: str, body: Any, answer: type[Answered], *, deadline_s: float) -> Answered:
     """One call of `service`, typed.
 
     ValueError: it refused the input. FloatingPointError: a loss was not finite. OSError ENOSPC: its disk is
     full. RuntimeError: it faulted. TimeoutError: no answer by the deadline.
     ConnectionError: it died (noticed at once, with its last log lines) or a peer of it did.
     """
+    with _answering(service, name, body, deadline_s=deadline_s) as (_, response):
+        status, payload = response.status, response.read()
+    if status == 200:
+        return msgspec.msgpack.decode(payload, type=answer)
+    raise _error(service, name, status, payload)
+
+
+def stream(
+    service: Service, name: str, body: Any, part: type[Answered], *, deadline_s: float
+) -> Iterator[Answered]:
+    """The parts of a call's answer as they come; raises what `call` does. Closing it ends the call."""
+    end_s = time.monotonic() + deadline_s
+    decoder = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
+    with _answering(service, name, body, deadline_s=deadline_s) as (connection, response):
+        status = response.status
+        payload: bytes | msgspec.Raw = response.read() if status != PART else b""
+        while status == PART:
+            connection.settimeout(max(POLL_S, end_s - time.monotonic()))
+            (size,) = LENGTH.unpack(_exactly(response, LENGTH.size))
+            status, payload = decoder.decode(_exactly(response, size))
+            if status == PART:
+                yield msgspec.msgpack.decode(payload, type=part)
+    if status != END:
+        raise _error(service, name, status, payload)
+
+
+@contextmanager
+def _answering(
+    service: Service, name: str, body: Any, *, deadline_s: float
+) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
+    """A call whose answer has begun; ConnectionError and TimeoutError as `call` raises them."""
     end_s = time.monotonic() + deadline_s
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=deadline_s)
     try:
@@ -62,24 +105,35 @@ def call(service: Service, name: str, body: Any, answer: type[Answer], *, deadli
             msgspec.msgpack.encode(body),
             {"Authorization": f"Bearer {service.token}", "Content-Type": "application/msgpack"},
         )
-        while not select.select([connection.sock], [], [], POLL_S)[0]:
+        channel: socket.socket = connection.sock
+        while not select.select([channel], [], [], POLL_S)[0]:
             if not service.alive:
                 raise ConnectionError(service.explain_death())
             if time.monotonic() > end_s:
-                raise TimeoutError(f"{service.module}: no answer to {name} within {deadline_s:.1f} s")
-        response = connection.getresponse()
-        status, payload = response.status, response.read()
+                raise TimeoutError
+        yield channel, connection.getresponse()
+    except TimeoutError as error:
+        raise TimeoutError(f"{service.module}: no answer to {name} within {deadline_s:.1f} s") from error
     except BROKEN as error:
         raise ConnectionError(f"{name}: {service.explain_death()}") from error
     finally:
         connection.close()
-    if status == 200:
-        return msgspec.msgpack.decode(payload, type=answer)
+
+
+def _exactly(response: http.client.HTTPResponse, num_bytes: int) -> bytes:
+    data = response.read(num_bytes)
+    if len(data) < num_bytes:
+        raise http.client.IncompleteRead(data, num_bytes - len(data))
+    return data
+
+
+def _error(service: Service, name: str, status: int, payload: bytes | msgspec.Raw) -> Exception:
+    """What a status and its body say."""
     if status == NO_SPACE:
-        raise OSError(errno.ENOSPC, msgspec.msgpack.decode(payload, type=Failure).message)
+        return OSError(errno.ENOSPC, msgspec.msgpack.decode(payload, type=Failure).message)
     if status not in ERRORS:
-        raise RuntimeError(f"{service.module}: {name}: HTTP status {status}")
-    raise ERRORS[status](f"{service.module}: {msgspec.msgpack.decode(payload, type=Failure).message}")
+        return RuntimeError(f"{service.module}: {name}: HTTP status {status}")
+    return ERRORS[status](f"{service.module}: {msgspec.msgpack.decode(payload, type=Failure).message}")
 
 
 class RemoteSampler:
@@ -88,16 +142,16 @@ class RemoteSampler:
     def __init__(self, service: Service, *, version: int = 0, deadline_s: float = 60.0) -> None:
         """`deadline_s` holds for calls that name none."""
         self.version = version
+        self.stats = SampleStats()
         self._service = service
         self._deadline_s = deadline_s
 
-    def sample(
-        self, requests: Sequence[SampleRequest], *, deadline_s: float
-    ) -> Iterator[tuple[int, list[Segment]]]:
-        """The index of a request with its segments; at the deadline, with the tokens there are by then."""
+    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
+        """The index of a request with its segments, as each ends; at the deadline with the tokens it has."""
         body = SampleCall(tuple(requests), deadline_s)
-        answer = call(self._service, "sample", body, SampleAnswer, deadline_s=deadline_s + GRACE_S)
-        return iter(answer.segments)
+        for part in stream(self._service, "sample", body, SamplePart, deadline_s=deadline_s + LAST_STEP_S):
+            self.stats = part.stats or self.stats
+            yield from part.answers
 
     def open_channel(self, layout: Sequence[TensorSpec]) -> dict[str, Any]:
         """A new weight channel for tensors in `layout`: the address for RemoteTrainer.connect."""
@@ -143,5 +197,5 @@ class RemoteTrainer:
         """Write the weights as sharded safetensors in HF layout, with config and tokenizer."""
         self._call("save", SaveCall(str(directory)), Empty)
 
-    def _call(self, name: str, body: Any, answer: type[Answer]) -> Answer:
+    def _call(self, name: str, body: Any, answer: type[Answered]) -> Answered:
         return call(self._service, name, body, answer, deadline_s=self._deadline_s)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from k15.records import Group, SampleRequest, Segment, Sequence, TensorSpec, WeightTicket
+from k15.records import Group, SampleRequest, Sequence, TensorSpec, WeightTicket
 
 NO_SPACE = 507  # the status of a call that found the disk full
 
@@ -22,17 +22,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class SampleCall:
-    """Sampler.sample."""
+    """Sampler.sample; its answer is a stream of records.SamplePart."""
 
     requests: tuple[SampleRequest, ...]
     deadline_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SampleAnswer:
-    """Indices of requests with their segments, in the order in which they ended."""
-
-    segments: tuple[tuple[int, list[Segment]], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""One engine behind HTTP: uvicorn on a thread of its own, the calls one by one on the main thread."""
+"""One engine behind HTTP: uvicorn on a thread of its own, the engine's work on the main thread.
+
+Calls run one by one. Those that stream take turns, a step each, and other calls come between their steps.
+"""
 
 import asyncio
 import errno
@@ -17,10 +20,11 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from k15.engines.service.messages import NO_SPACE, Empty, Failure
+from k15.engines.service.streams import Stream
 
 STATUS = {FloatingPointError: 409, ValueError: 422, ConnectionError: 502, TimeoutError: 504}
 FLUSH_S = 2.0  # given to answers under way when the service ends
@@ -30,10 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One call: the type of its body and what runs on the engine's thread."""
+    """One call: the type of its body and what runs on the engine's thread.
+
+    One that `streams` returns a generator of its answer's parts, None where a step made none.
+    """
 
     body: type
     run: Callable[[Any], Any]
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ class Server:
         if not token:
             raise ValueError("a service needs a token: set K15_SERVICE_TOKEN")
         self._token = token.encode()
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Work | Stream | None] = queue.SimpleQueue()
         answers = {name: self._route(endpoint) for name, endpoint in endpoints.items()}
         answers["health"] = self._direct(lambda: None)
         answers["stop"] = self._direct(lambda: self._work.put(None))
@@ -81,12 +89,32 @@ class Server:
                 raise RuntimeError("the HTTP server did not start")
             time.sleep(0.005)
         announce(self.port)
+        streams: list[Stream] = []
         try:
-            while (work := self._work.get()) is not None:
-                _perform(work)
+            while (some := self._take(wait=not streams)) is not None:
+                for work in some:
+                    if isinstance(work, Stream):
+                        streams.append(work)
+                    else:
+                        _perform(work)
+                streams = [stream for stream in streams if _advance(stream)]
         finally:
+            for stream in streams:
+                stream.end(503, Failure("it was stopped in the middle of the call"))
             self._uvicorn.should_exit = True
             self._thread.join(FLUSH_S)
+
+    def _take(self, *, wait: bool) -> list[_Work | Stream] | None:
+        """The calls that came, at least one with `wait`; None after /stop."""
+        some: list[_Work | Stream] = []
+        try:
+            while True:
+                work = self._work.get(block=wait and not some)
+                if work is None:
+                    return None
+                some.append(work)
+        except queue.Empty:
+            return some
 
     def _authorised(self, request: Request) -> bool:
         given = request.headers.get("authorization", "").encode()
@@ -102,6 +130,10 @@ class Server:
                 body = decoder.decode(await request.body())
             except msgspec.DecodeError as error:
                 return _response(422, Failure(f"{request.url.path}: {error}"))
+            if endpoint.streams:
+                stream = Stream(endpoint.run, body)
+                self._work.put(stream)
+                return StreamingResponse(stream.frames(), media_type="application/octet-stream")
             work = _Work(endpoint, body, Future())
             self._work.put(work)
             return _response(*await asyncio.wrap_future(work.answer))
@@ -126,16 +158,34 @@ def _perform(work: _Work) -> None:
     """Run one call and answer it; a fault is answered and raised."""
     try:
         result = work.endpoint.run(work.body)
-    except tuple(STATUS) as error:
-        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
-        log.warning("refused status=%d error=%s", status, error)
-        work.answer.set_result((status, Failure(str(error))))
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        work.answer.set_result((NO_SPACE if full else 500, Failure(f"{type(error).__name__}: {error}")))
-        raise
-    except BaseException:
-        work.answer.set_result((503, Failure("it was stopped in the middle of the call")))
-        raise
+    except BaseException as error:
+        status, failure = _failure(error)
+        work.answer.set_result((status, failure))
+        if status not in STATUS.values():
+            raise
     else:
         work.answer.set_result((200, result))
+
+
+def _advance(stream: Stream) -> bool:
+    """Run a stream's next step; whether it goes on. A fault is answered and raised."""
+    try:
+        return stream.advance()
+    except BaseException as error:
+        status, failure = _failure(error)
+        stream.end(status, failure)
+        if status not in STATUS.values():
+            raise
+        return False
+
+
+def _failure(error: BaseException) -> tuple[int, Failure]:
+    """What the caller is told of an error."""
+    for kind, status in STATUS.items():
+        if isinstance(error, kind):
+            log.warning("refused status=%d error=%s", status, error)
+            return status, Failure(str(error))
+    if not isinstance(error, Exception):
+        return 503, Failure("it was stopped in the middle of the call")
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return NO_SPACE if full else 500, Failure(f"{type(error).__name__}: {error}")

@@ -1,6 +1,5 @@
 """VllmSampler: ports.Sampler over vLLM's V1 engine in this process."""
 
-import hashlib
 import json
 import logging
 import time
@@ -13,10 +12,11 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel, _RegisteredModel
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from k15.engines.vllm.noise import seeded_by_engine
 from k15.engines.vllm.responses import Responses
 from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
 from k15.ports import WeightReceiver
-from k15.records import SampleRequest, Segment, TensorSpec, WeightTicket
+from k15.records import Answer, SamplePart, SampleRequest, SampleStats, TensorSpec, WeightTicket
 
 BLOCK_TOKENS = 32  # the CPU backend refuses 16, and its default caches no prefix
 MIN_BATCHED_TOKENS = 8192
@@ -27,10 +27,13 @@ log = logging.getLogger(__name__)
 class VllmSampler:
     """Samples responses with the log-probs the policy gave them, and takes new weights without a restart.
 
-    A call's result depends on the weights, on the whole list of requests and on their seeds, and on nothing
-    that was sampled before: every call seeds the engine's one generator from all seeds together and starts
-    with an empty prefix cache, so the same call in a fresh process gives the same tokens. (A generator per
-    request costs a quarter of the speed at 512 sequences.)
+    A response's tokens depend on the weights, on the tokens before them and on its seed: noise comes from a
+    hash of seed and position (k15.engines.vllm.noise). What else is in the batch or in the prefix cache, and
+    which process samples, changes the last bits of logits only, and a token only where two are that close.
+
+    The prefix cache holds keys and values of the weights at hand: it lives from call to call, so that a
+    continued response finds its beginning there, and is emptied when weights change. Keys and values of older
+    weights would give log-probs of a policy that never was, and eq. 3's ratio would be wrong.
 
     Log-probs are those of the model's own distribution (temperature 1), as the trainer computes them,
     whatever the temperature of a request.
@@ -54,7 +57,9 @@ class VllmSampler:
         self._stop_token_ids = stop_token_ids(model_dir)
         self._receiver: WeightReceiver | None = None
         self._layout: tuple[TensorSpec, ...] = ()
+        self.stats = SampleStats()
         self._num_calls = 0
+        self._running: dict[str, Responses] = {}
         if device == "cpu":
             _register_in_process(model_dir)
             torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
@@ -75,13 +80,13 @@ class VllmSampler:
             seed=0,
         )
         self._engine: Any = LLMEngine.from_engine_args(arguments, enable_multiprocessing=False)
+        self._runner: Any = self._engine.model_executor.driver_worker.worker.model_runner
+        self._engine_seeds = seeded_by_engine(self._runner, self._engine.vllm_config, device=device)
         config = self._engine.vllm_config.model_config
         self._max_model_len: int = config.max_model_len
         self._vocab_size: int = config.get_vocab_size()
 
-    def sample(
-        self, requests: Sequence[SampleRequest], *, deadline_s: float
-    ) -> Iterator[tuple[int, list[Segment]]]:
+    def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
         """The index of a request with its num_samples segments, each as soon as all of them ended.
 
         A segment that used up its max_tokens ends with End.BUDGET: whether that was also the largest response
@@ -89,26 +94,39 @@ class VllmSampler:
         deadline what still runs is ended with the tokens it has, and with End.BUDGET.
         ValueError names a request that cannot be sampled; nothing is sampled then.
         """
+        for part in self.stream(requests, deadline_s=deadline_s):
+            self.stats = part.stats or self.stats
+            yield from part.answers
+
+    def stream(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[SamplePart]:
+        """`sample` by steps of the engine: what each step completed, often nothing.
+
+        Streams that run at the same time share the engine's batch, and each other's steps.
+        """
         end_s = time.monotonic() + deadline_s
         for index, request in enumerate(requests):
             self._check(index, request)
-        return self._sample(requests, end_s)
-
-    def _sample(self, requests: Sequence[SampleRequest], end_s: float) -> Iterator[tuple[int, list[Segment]]]:
         core = self._engine.engine_core
-        if not core.reset_prefix_cache():
-            raise RuntimeError("the engine still runs requests of an earlier call")
-        torch.manual_seed(_call_seed(requests))
         self._num_calls += 1
-        responses = Responses(requests, call=self._num_calls, version=self.version)
-        for request in responses.start(self._stop_token_ids):
-            core.add_request(request)
+        call = str(self._num_calls)
+        responses = self._running[call] = Responses(requests, call=call, version=self.version)
         try:
+            for request in responses.start(self._stop_token_ids, engine_seeds=self._engine_seeds):
+                core.add_request(request)
             while responses.open and time.monotonic() < end_s:
-                yield from responses.add(core.get_output().outputs)
+                self._step()
+                yield SamplePart(responses.take())
         finally:
             core.abort_requests(responses.open)
-        yield from responses.cut()
+            del self._running[call]
+        responses.cut()
+        yield SamplePart(responses.take(), responses.stats())
+
+    def _step(self) -> None:
+        for output in self._engine.engine_core.get_output().outputs:
+            responses = self._running.get(output.request_id.partition("/")[0])
+            if responses is not None:
+                responses.add(output)
 
     def attach(self, receiver: WeightReceiver, layout: Sequence[TensorSpec]) -> None:
         """Take weights from `receiver` from now on; ValueError where `layout` is not this model's."""
@@ -118,19 +136,29 @@ class VllmSampler:
         self._receiver, self._layout = receiver, tuple(layout)
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
-        """Serve the weights of `ticket` from now on; ValueError where they do not verify (the old ones stay).
+        """Serve the weights of `ticket` from now on; the old ones stay where it raises.
 
-        TimeoutError where verifying took longer than `deadline_s`; the old weights stay then too.
+        ConnectionError: they do not verify. TimeoutError: verifying took longer than `deadline_s`.
+        ValueError: the version goes back, or responses are being sampled.
         """
         if self._receiver is None:
             raise ValueError("no weight channel: connect one before sending weights")
+        if ticket.version < self.version:
+            raise ValueError(
+                f"version {ticket.version} goes back: this sampler holds version {self.version}; a trainer "
+                f"that starts again needs samplers that start with it"
+            )
+        if self._running:
+            raise ValueError(
+                f"version {ticket.version}: responses are being sampled; new weights wait for the phase's end"
+            )
         started = time.monotonic()
         buffer = self._receiver.take(ticket)
         if (verified_s := time.monotonic() - started) > deadline_s:
             raise TimeoutError(f"verifying version {ticket.version} took {verified_s:.1f} of {deadline_s} s")
-        runner = self._engine.model_executor.driver_worker.worker.model_runner
-        load_in_place(runner, buffer, self._layout, tied=self._tied)
-        self._engine.reset_prefix_cache()
+        load_in_place(self._runner, buffer, self._layout, tied=self._tied)
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM did not empty its prefix cache; it holds keys of the old weights")
         self.version = ticket.version
         total_s = time.monotonic() - started
         log.info("updated version=%d verify_s=%.3f total_s=%.3f", ticket.version, verified_s, total_s)
@@ -177,9 +205,3 @@ def stop_token_ids(model_dir: Path) -> list[int]:
     if not found:
         raise ValueError(f"{model_dir}/config.json: set eos_token_id; without it no response would end")
     return sorted(found)
-
-
-def _call_seed(requests: Sequence[SampleRequest]) -> int:
-    """One seed from every request's seed and place."""
-    digest = hashlib.sha256(repr([request.seed for request in requests]).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,5 +1,7 @@
 """The responses of one call while they grow: what is open, what a step added, what has ended."""
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,8 +9,10 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.metrics.stats import PrefillStats
 
-from k15.records import End, SampleRequest, Segment
+from k15.engines.vllm.noise import SEED_FIELD
+from k15.records import Answer, End, SampleRequest, SampleStats, Segment
 
 _ENDS = {FinishReason.STOP: End.STOP, FinishReason.LENGTH: End.BUDGET}
 
@@ -24,45 +28,70 @@ class _Response:
 
 
 class Responses:
-    """The samples of a list of requests. Engine requests are named `<call>/<index>/<sample>`."""
+    """The samples of one call's requests. Engine requests are named `<call>/<index>/<sample>`."""
 
-    def __init__(self, requests: Sequence[SampleRequest], *, call: int, version: int) -> None:
+    def __init__(self, requests: Sequence[SampleRequest], *, call: str, version: int) -> None:
         self._requests = requests
         self._call = call
         self._version = version
         self._open: dict[str, _Response] = {}
         self._ended: list[dict[int, Segment]] = [{} for _ in requests]
+        self._complete: list[Answer] = []
+        self._counts = Counter[str](num_requests=len(requests))
+        self._started = time.monotonic()
 
-    def start(self, stop_token_ids: list[int]) -> Iterator[EngineCoreRequest]:
+    def start(self, stop_token_ids: list[int], *, engine_seeds: bool) -> Iterator[EngineCoreRequest]:
         """An engine request for every sample, to be run in this order."""
         for index, request in enumerate(self._requests):
             tokens = [*request.prompt_token_ids, *request.prefix]
             for sample in range(request.num_samples):
                 name = f"{self._call}/{index}/{sample}"
                 self._open[name] = _Response(index, sample)
-                yield engine_request(name, tokens, sampling_params(request, stop_token_ids))
+                params = sampling_params(request, sample, stop_token_ids, engine_seeds=engine_seeds)
+                yield engine_request(name, tokens, params)
 
     @property
     def open(self) -> list[str]:
         """The engine requests that have not ended."""
         return list(self._open)
 
-    def add(self, outputs: Sequence[EngineCoreOutput]) -> list[tuple[int, list[Segment]]]:
-        """Take a step's tokens; the requests whose samples have all ended with it."""
-        complete = []
-        for output in outputs:
-            response = self._open[output.request_id]
-            self._extend(response, output)
-            if output.finish_reason is not None:
-                complete += self._end(output.request_id, _ENDS[output.finish_reason])
+    def add(self, output: EngineCoreOutput) -> None:
+        """Take a step's tokens of one sample; of one that is not open, nothing."""
+        response = self._open.get(output.request_id)
+        if response is None:
+            return
+        if output.prefill_stats is not None:
+            self._count_prefill(response, output.prefill_stats)
+        self._extend(response, output)
+        if output.finish_reason is not None:
+            if output.finish_reason not in _ENDS:
+                raise RuntimeError(f"vLLM ended a sample of request {response.index}: {output.finish_reason}")
+            self._end(output.request_id, _ENDS[output.finish_reason])
+
+    def cut(self) -> None:
+        """End all that is open with the tokens it has (End.BUDGET)."""
+        for name in self.open:
+            self._end(name, End.BUDGET)
+
+    def take(self) -> list[Answer]:
+        """The requests that became complete since the last time."""
+        complete, self._complete = self._complete, []
         return complete
 
-    def cut(self) -> list[tuple[int, list[Segment]]]:
-        """End all that is open with the tokens it has (End.BUDGET); the requests this completes."""
-        return [answer for name in self.open for answer in self._end(name, End.BUDGET)]
+    def stats(self) -> SampleStats:
+        """What the call did so far."""
+        return SampleStats(**self._counts, seconds=time.monotonic() - self._started)
+
+    def _count_prefill(self, response: _Response, prefill: PrefillStats) -> None:
+        self._counts["num_prompt_tokens"] += prefill.num_prompt_tokens
+        self._counts["num_cached_tokens"] += prefill.num_cached_tokens
+        if self._requests[response.index].prefix:
+            self._counts["num_continued_tokens"] += prefill.num_prompt_tokens
+            self._counts["num_continued_cached_tokens"] += prefill.num_cached_tokens
 
     def _extend(self, response: _Response, output: EngineCoreOutput) -> None:
         response.token_ids += output.new_token_ids
+        self._counts["num_tokens"] += len(output.new_token_ids)
         if self._requests[response.index].want_logprobs:
             assert output.new_logprobs is not None
             response.logprobs += output.new_logprobs.logprobs[:, 0].tolist()  # column 0: the sampled token
@@ -71,15 +100,14 @@ class Responses:
                     f"vLLM gave {len(response.logprobs)} log-probs for {len(response.token_ids)} tokens"
                 )
 
-    def _end(self, name: str, end: End) -> list[tuple[int, list[Segment]]]:
+    def _end(self, name: str, end: End) -> None:
         response = self._open.pop(name)
         ended = self._ended[response.index]
         ended[response.sample] = Segment(
             self._version, tuple(response.token_ids), tuple(response.logprobs), end
         )
-        if len(ended) < self._requests[response.index].num_samples:
-            return []
-        return [(response.index, [ended[sample] for sample in sorted(ended)])]
+        if len(ended) == self._requests[response.index].num_samples:
+            self._complete.append((response.index, [ended[sample] for sample in sorted(ended)]))
 
 
 def engine_request(name: str, token_ids: list[int], params: SamplingParams) -> EngineCoreRequest:
@@ -92,13 +120,18 @@ def engine_request(name: str, token_ids: list[int], params: SamplingParams) -> E
     )
 
 
-def sampling_params(request: SampleRequest, stop_token_ids: list[int]) -> SamplingParams:
+def sampling_params(
+    request: SampleRequest, sample: int, stop_token_ids: list[int], *, engine_seeds: bool
+) -> SamplingParams:
     """vLLM's parameters of one sample; whatever would change eq. 3's ratio is neutral."""
+    seed = (request.seed + sample) % 2**63
     return SamplingParams(
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         logprobs=0 if request.want_logprobs else None,  # 0: of the sampled token only
         stop_token_ids=stop_token_ids,
+        seed=seed if engine_seeds else None,
+        extra_args=None if engine_seeds else {SEED_FIELD: seed},
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
