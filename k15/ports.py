@@ -1,6 +1,7 @@
 """The protocols between the loops and the engines."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from k15.records import (
     TensorSpec,
     UpdateStats,
     Verdict,
+    WeightSource,
     WeightTicket,
 )
 
@@ -33,7 +35,10 @@ class Sampler(Protocol):
         """
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
-        """Serve the weights of `ticket`; ConnectionError on a wrong checksum (the old ones stay)."""
+        """Serve the weights of `ticket`; ConnectionError on a wrong checksum (the old ones stay).
+
+        ValueError where its version is older than the one served, or the same with other weights.
+        """
 
 
 class Trainer(Protocol):
@@ -52,17 +57,17 @@ class Trainer(Protocol):
         """The HF tensors in transfer order, with offsets into one buffer."""
 
     def publish(self, version: int, *, deadline_s: float) -> WeightTicket:
-        """Send the current weights through the connected channel as `version`."""
+        """Lay the current weights out for samplers to take as `version`."""
 
     def save(self, directory: Path) -> None:
         """Write the weights as sharded safetensors in HF layout, with config and tokenizer."""
 
 
 class WeightSender(Protocol):
-    """The trainer's end of a weight channel."""
+    """The trainer's end of a weight channel: one copy of the newest version, for any number of receivers."""
 
     def send(self, tensors: Any, version: int, *, deadline_s: float) -> WeightTicket:
-        """Put every tensor where the receiver can take it; TimeoutError or ConnectionError name the peer."""
+        """Lay every tensor where receivers can take it; ValueError where the version is not a newer one."""
 
     def close(self) -> None: ...
 
@@ -70,10 +75,14 @@ class WeightSender(Protocol):
 class WeightReceiver(Protocol):
     """The sampler's end of a weight channel."""
 
-    def address(self) -> dict[str, Any]:
-        """What the sender needs to reach this buffer."""
+    def source(self) -> WeightSource | None:
+        """Where others may take what this end has taken; None where they read the trainer's own copy."""
 
-    def take(self, ticket: WeightTicket) -> memoryview:
-        """The verified bytes of a version; ConnectionError where checksum or version differ."""
+    def take(self, ticket: WeightTicket, *, deadline_s: float) -> AbstractContextManager[memoryview]:
+        """The verified bytes of a version, while the block lasts.
+
+        ConnectionError where the source is gone or bytes, version or checksum differ; TimeoutError past the
+        deadline. RuntimeError on leaving: the bytes were replaced meanwhile; what was made of them is torn.
+        """
 
     def close(self) -> None: ...

@@ -142,13 +142,22 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightSource:
+    """Where a version of the weights can be taken from."""
+
+    transport: str  # "shared_memory" | "tcp" | "rdma"
+    place: str  # a file's name in shared memory, or host:port
+    base: int = 0  # address of the slot in that process; tcp and rdma
+
+
+@dataclass(frozen=True, slots=True)
 class WeightTicket:
-    """What a sampler must find in its buffer before it serves a token with these weights."""
+    """What a sampler must find at `source` before it serves a token with these weights."""
 
     version: int
-    checksum: int  # crc32 of the whole buffer
+    checksum: int  # k15.engines.weights.checksum of all bytes
     num_bytes: int
-    slot: int
+    source: WeightSource
 
 
 @dataclass(frozen=True, slots=True)

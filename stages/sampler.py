@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k15.engines.service.main import run_service
-from k15.engines.service.messages import Address, ChannelCall, Empty, SampleCall, UpdateCall
+from k15.engines.service.messages import ChannelCall, Empty, Opened, SampleCall, UpdateCall
 from k15.engines.service.server import Endpoint
 from k15.engines.service.settings import SamplerSettings
 from k15.records import SamplePart
@@ -35,7 +35,7 @@ class SamplerService:
         for part in self.sampler.stream(call.requests, deadline_s=call.deadline_s):
             yield part if part.answers or part.stats else None
 
-    def _channel(self, call: ChannelCall) -> Address:
+    def _channel(self, call: ChannelCall) -> Opened:
         from k15.engines.channels import open_receiver  # noqa: PLC0415  see run_service
         from k15.engines.weights import layout_bytes  # noqa: PLC0415
 
@@ -47,7 +47,7 @@ class SamplerService:
             timeout_s=settings.transfer_timeout_s,
         )
         self.sampler.attach(receiver, call.layout)
-        return Address(receiver.address())
+        return Opened(receiver.source())
 
     def _update(self, call: UpdateCall) -> Empty:
         self.sampler.update(call.ticket, deadline_s=call.deadline_s)

@@ -99,7 +99,7 @@ def policy_services(
             RemoteSampler(services[0], version=version),
             RemoteTrainer(services[1], deadline_s=ctx.job.resources.timeout_s),
         )
-        trainer.connect(sampler.open_channel(trainer.layout()))
+        sampler.open_channel(trainer.layout())
         log.info("services=ready transport=%s version=%d", recipe.transport, version)
         yield trainer, sampler
 
@@ -135,9 +135,8 @@ class ModelServer:
         layout = checkpoint_layout(checkpoint)
         sampler = RemoteSampler(service, version=self._version)
         self._version += 1
-        sender = open_sender(
-            "shared_memory", sampler.open_channel(layout), layout, host="127.0.0.1", timeout_s=60
-        )
+        sampler.open_channel(layout)
+        sender = open_sender("shared_memory", layout, host="127.0.0.1", timeout_s=60)
         try:
             tensors = ((spec.name, checkpoint.tensor(spec.name)) for spec in layout)
             sampler.update(sender.send(tensors, self._version, deadline_s=TRANSFER_S), deadline_s=TRANSFER_S)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from k15.engines.service.main import run_service
 from k15.engines.service.messages import (
-    Address,
     Empty,
     Layout,
     PolicyCall,
@@ -40,7 +39,6 @@ class TrainerService:
             "supervised_step": Endpoint(SupervisedCall, self._supervised_step),
             "policy_update": Endpoint(PolicyCall, self._policy_update),
             "layout": Endpoint(Empty, lambda _: Layout(tuple(self._trainer.layout()))),
-            "connect": Endpoint(Address, self._connect),
             "publish": Endpoint(PublishCall, self._publish),
             "save": Endpoint(SaveCall, self._save),
         }
@@ -58,23 +56,17 @@ class TrainerService:
         settings = PolicyUpdate.parse(call.settings, where="policy_update.settings")
         return self._trainer.policy_update(call.groups, settings=settings, lr=call.lr)
 
-    def _connect(self, call: Address) -> Empty:
+    def _publish(self, call: PublishCall) -> WeightTicket:
         from k15.engines.channels import open_sender  # noqa: PLC0415  see run_service
 
-        self.close()
         settings = self._settings
-        self._sender = open_sender(
-            settings.transport,
-            call.address,
-            self._trainer.layout(),
-            host=settings.host,
-            timeout_s=settings.transfer_timeout_s,
-        )
-        return Empty()
-
-    def _publish(self, call: PublishCall) -> WeightTicket:
         if self._sender is None:
-            raise ValueError("no weight channel: connect one before publishing")
+            self._sender = open_sender(
+                settings.transport,
+                self._trainer.layout(),
+                host=settings.host,
+                timeout_s=settings.transfer_timeout_s,
+            )
         return self._sender.send(self._trainer.tensors(), call.version, deadline_s=call.deadline_s)
 
     def _save(self, call: SaveCall) -> Empty:

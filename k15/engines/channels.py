@@ -1,7 +1,6 @@
 """The weight channels by transport."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from k15.engines.shared_memory import SharedMemoryReceiver, SharedMemorySender
 from k15.ports import WeightReceiver, WeightSender
@@ -18,15 +17,10 @@ def open_receiver(transport: str, payload_bytes: int, *, host: str, timeout_s: i
     return MooncakeReceiver(payload_bytes, transport=transport, host=host, timeout_s=timeout_s)
 
 
-def open_sender(
-    transport: str, address: dict[str, Any], layout: Sequence[TensorSpec], *, host: str, timeout_s: int
-) -> WeightSender:
-    """The trainer's end, to the receiver at `address`; ValueError where the two ends' transports differ."""
-    if address.get("transport") != transport:
-        theirs = address.get("transport")
-        raise ValueError(f"transport: the trainer has {transport!r}, the sampler {theirs!r}")
+def open_sender(transport: str, layout: Sequence[TensorSpec], *, host: str, timeout_s: int) -> WeightSender:
+    """The trainer's end; ValueError for an unknown transport, or for rdma without a device."""
     if transport == "shared_memory":
-        return SharedMemorySender(address, layout)
+        return SharedMemorySender(layout)
     from k15.engines.mooncake.transfer import MooncakeSender
 
-    return MooncakeSender(address, layout, transport=transport, host=host, timeout_s=timeout_s)
+    return MooncakeSender(layout, transport=transport, host=host, timeout_s=timeout_s)

@@ -1,25 +1,30 @@
-"""Weights between processes of one host: two slots in a file under /dev/shm.
+"""Weights between processes of one host: one file under /dev/shm that every sampler of the host reads.
 
-The receiver owns the file and holds a lock on it for as long as it lives, so whoever can take the lock knows
+The trainer owns the file and holds a lock on it for as long as it lives, so whoever can take the lock knows
 that the owner is dead and removes the file. (`multiprocessing.shared_memory` is no choice here: its resource
 tracker unlinks the segment when any process that merely read it dies.)
 """
 
 import fcntl
+import logging
 import mmap
 import os
+import re
 import secrets
 import time
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from k15.engines.weights import Named, SlotBuffer, layout_bytes, pack
-from k15.records import TensorSpec, WeightTicket
+from k15.engines import pinned
+from k15.engines.weights import Named, Seconds, Slot, Staging, layout_bytes, refuse_unlike, torn
+from k15.records import TensorSpec, WeightSource, WeightTicket
 
 FOLDER = Path("/dev/shm")
 PREFIX = "k15-weights-"
+NAME = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
+
+log = logging.getLogger(__name__)
 
 
 def sweep(folder: Path = FOLDER) -> list[str]:
@@ -41,75 +46,89 @@ def sweep(folder: Path = FOLDER) -> list[str]:
     return removed
 
 
-class SharedMemoryReceiver:
-    """The sampler's end. Implements ports.WeightReceiver."""
+class SharedMemorySender:
+    """The trainer's end. Implements ports.WeightSender."""
 
-    def __init__(self, payload_bytes: int, *, folder: Path = FOLDER) -> None:
+    def __init__(self, layout: Sequence[TensorSpec], *, folder: Path = FOLDER) -> None:
         sweep(folder)
-        self._path, self._descriptor = _create(folder, SlotBuffer.size(payload_bytes))
-        self._slots = SlotBuffer(memoryview(mmap.mmap(self._descriptor, 0)), payload_bytes)
+        self._path, self._descriptor = _create(folder, Slot.size(layout_bytes(layout)))
+        memory = mmap.mmap(self._descriptor, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self._buffer = memoryview(memory)
+        pinned.pin(self._buffer)
+        self._staging = Staging(self._buffer, layout, WeightSource("shared_memory", self._path.name))
 
-    def address(self) -> dict[str, Any]:
-        """The file's path, and the size of a version."""
-        return {
-            "transport": "shared_memory",
-            "path": str(self._path),
-            "payload_bytes": self._slots.payload_bytes,
-        }
+    @property
+    def seconds(self) -> Seconds:
+        """Of the last version."""
+        return self._staging.seconds
 
-    def take(self, ticket: WeightTicket) -> memoryview:
-        """The verified bytes of a version; ConnectionError where checksum or version differ."""
-        return self._slots.take(ticket)
+    def send(self, tensors: Named, version: int, *, deadline_s: float) -> WeightTicket:
+        """Write one version, as Staging.write; ConnectionError where the file was removed."""
+        if self._descriptor < 0 or not self._path.exists():
+            raise ConnectionError(f"{self._path}: gone; the weight channel was closed or its file removed")
+        return self._staging.write(tensors, version, deadline_s=deadline_s)
 
     def close(self) -> None:
-        """Remove the file. Views of the buffer stay readable until they are dropped."""
+        """Remove the file. Receivers that have mapped it can go on reading."""
         if self._descriptor >= 0:
+            pinned.unpin(self._buffer)
             self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
 
 
-class SharedMemorySender:
-    """The trainer's end. Implements ports.WeightSender."""
+class SharedMemoryReceiver:
+    """The sampler's end. Implements ports.WeightReceiver."""
 
-    def __init__(self, address: dict[str, Any], layout: Sequence[TensorSpec]) -> None:
-        self._layout = tuple(layout)
-        self._path = Path(address["path"])
-        payload_bytes = layout_bytes(layout)
-        if payload_bytes != address["payload_bytes"]:
-            theirs = address["payload_bytes"]
-            raise ValueError(f"{self._path} takes {theirs} bytes, the layout has {payload_bytes}")
-        self._slots = SlotBuffer(self._map(SlotBuffer.size(payload_bytes)), payload_bytes)
-        self._next_slot = self._slots.free_slot()
+    def __init__(self, payload_bytes: int, *, folder: Path = FOLDER) -> None:
+        self._payload_bytes, self._folder = payload_bytes, folder
+        self._name, self._slot = "", Slot(memoryview(bytearray()), 0)
+        self.seconds = Seconds()
 
-    def _map(self, size: int) -> memoryview:
-        try:
-            descriptor = os.open(self._path, os.O_RDWR)
-        except FileNotFoundError:
-            raise ConnectionError(f"{self._path}: gone; the sampler that made it has ended") from None
-        try:
-            if os.fstat(descriptor).st_size != size:
-                raise ValueError(f"{self._path}: {os.fstat(descriptor).st_size} bytes, expected {size}")
-            return memoryview(mmap.mmap(descriptor, size))
-        finally:
-            os.close(descriptor)
+    def source(self) -> None:
+        """None: every receiver of the host reads the trainer's own copy."""
+        return
 
-    def send(self, tensors: Named, version: int, *, deadline_s: float) -> WeightTicket:
-        """Write one version into the slot that does not hold the newest; its header goes last."""
-        end_s = time.monotonic() + deadline_s
-        if not self._path.exists():
-            raise ConnectionError(f"{self._path}: gone; the sampler that made it has ended")
-        slot = self._next_slot
-        payload = self._slots.payload(slot)
-        self._slots.invalidate(slot)
-        pack(tensors, self._layout, payload, end_s=end_s)
-        ticket = WeightTicket(version, zlib.crc32(payload), len(payload), slot)
-        self._slots.seal(ticket)
-        self._next_slot = 1 - slot
-        return ticket
+    @contextmanager
+    def take(self, ticket: WeightTicket, *, deadline_s: float) -> Iterator[memoryview]:
+        """The verified bytes of a version where the trainer laid them; nothing is copied."""
+        started = time.monotonic()
+        slot = self._open(ticket)
+        if not slot.holds(ticket):
+            raise torn(ticket)
+        opened = time.monotonic()
+        slot.verify(ticket)
+        self.seconds = Seconds(opened - started, time.monotonic() - opened)
+        if sum((self.seconds.move, self.seconds.checksum)) > deadline_s:
+            raise TimeoutError(f"verifying version {ticket.version} took more than {deadline_s} s")
+        yield slot.payload
+        if not slot.holds(ticket):
+            raise RuntimeError(f"version {ticket.version} was replaced while it was being loaded")
 
     def close(self) -> None:
-        """Nothing to free: the file is the receiver's, the mapping goes with this object."""
+        """Let go of the mapping; what still refers to the bytes keeps it."""
+        self._name, self._slot = "", Slot(memoryview(bytearray()), 0)
+
+    def _open(self, ticket: WeightTicket) -> Slot:
+        """The slot of the ticket's file, mapped at the first use: no write of ours reaches the file."""
+        name = ticket.source.place
+        refuse_unlike(ticket, transport="shared_memory", payload_bytes=self._payload_bytes)
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} does not name a weight file in shared memory")
+        if name != self._name:
+            size = Slot.size(self._payload_bytes)
+            try:
+                descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                raise ConnectionError(f"{self._folder / name}: gone; its trainer has ended") from None
+            try:
+                if os.fstat(descriptor).st_size != size:
+                    raise ConnectionError(f"{self._folder / name}: not of {size} bytes")
+                private = mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+            finally:
+                os.close(descriptor)
+            self._name, self._slot = name, Slot(memoryview(private), self._payload_bytes)
+        return self._slot
 
 
 def _create(folder: Path, size: int) -> tuple[Path, int]:

@@ -5,11 +5,18 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from k15.config import Config
 from k15.engines.service.main import run_service
-from k15.engines.service.messages import Address, Empty
+from k15.engines.service.messages import Empty
 from k15.engines.service.server import Endpoint
+
+
+@dataclass(frozen=True)
+class Talk:
+    said: dict[str, Any]
 
 
 class EchoSettings(Config):
@@ -40,8 +47,8 @@ def grind(_: Empty) -> Empty:
     return Empty()
 
 
-def rest(call: Address) -> Empty:
-    time.sleep(call.address["seconds"])
+def rest(call: Talk) -> Empty:
+    time.sleep(call.said["seconds"])
     return Empty()
 
 
@@ -50,22 +57,26 @@ def build(settings: EchoSettings) -> Iterator[dict[str, Endpoint]]:
     print("this line is no announcement")
     facts = {"pid": os.getpid(), "greeting": settings.greeting}
     endpoints = {
-        "echo": Endpoint(Address, lambda call: call),
-        "facts": Endpoint(Empty, lambda _: Address(facts)),
+        "echo": Endpoint(Talk, lambda call: call),
+        "facts": Endpoint(Empty, lambda _: Talk(facts)),
         "refuse": Endpoint(Empty, refuse),
         "diverge": Endpoint(Empty, diverge),
         "fault": Endpoint(Empty, fault),
         "fill": Endpoint(Empty, fill),
         "grind": Endpoint(Empty, grind),
-        "rest": Endpoint(Address, rest),
+        "rest": Endpoint(Talk, rest),
     }
     if not settings.holds_memory:
         yield endpoints
         return
-    from k15.engines.shared_memory import SharedMemoryReceiver
+    import torch
 
-    with closing(SharedMemoryReceiver(4096)) as receiver:
-        facts |= receiver.address()
+    from k15.engines.shared_memory import FOLDER, SharedMemorySender
+    from k15.records import TensorSpec
+
+    with closing(SharedMemorySender([TensorSpec("a", "float32", (1024,), 0)])) as sender:
+        ticket = sender.send([("a", torch.zeros(1024))], 1, deadline_s=10)
+        facts["path"] = str(FOLDER / ticket.source.place)
         yield endpoints
 
 

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from k15.engines.service.client import call
-from k15.engines.service.messages import Address, Empty
+from k15.engines.service.messages import Empty
 from k15.engines.service.process import Service
+from tests.engines.echo_service import Talk
 
 SETTINGS = {"greeting": "hello", "holds_memory": True}
 
@@ -16,7 +17,7 @@ SETTINGS = {"greeting": "hello", "holds_memory": True}
 def main() -> None:
     directory = Path(sys.argv[1])
     service = Service.start("tests.engines.echo_service", SETTINGS, log_path=directory / "echo.log")
-    facts = call(service, "facts", Empty(), Address, deadline_s=10).address
+    facts = call(service, "facts", Empty(), Talk, deadline_s=10).said
     if "grind" in sys.argv:
         threading.Thread(
             target=call, args=(service, "grind", Empty(), Empty), kwargs={"deadline_s": 600}, daemon=True

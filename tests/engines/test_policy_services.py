@@ -39,10 +39,10 @@ def test_the_sampler_follows_the_trainer_through_two_rounds(
     trainer: Service, learning_sampler: RemoteSampler, tmp_path: Path
 ) -> None:
     remote = RemoteTrainer(trainer)
-    with pytest.raises(ValueError, match="connect one before publishing"):
-        remote.publish(1, deadline_s=10)
-    remote.connect(learning_sampler.open_channel(remote.layout()))
+    learning_sampler.open_channel(remote.layout())
     learning_sampler.update(remote.publish(100, deadline_s=10), deadline_s=10)
+    with pytest.raises(ValueError, match="version 100 of the weights goes back: 100 was sent already"):
+        remote.publish(100, deadline_s=10)
     settings = PolicyUpdate(lr=1e-2, inner_steps=1)
     told = []
     for version in (101, 102):

@@ -15,7 +15,7 @@ from k15.engines.service.process import Service
 from k15.engines.shared_memory import SharedMemorySender
 from k15.records import End, SampleRequest, Segment
 from tests.engines.responses import sampled, some_requests, tokens_of
-from tests.engines.test_vllm import Reference
+from tests.engines.test_vllm import Reference, channel
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -66,7 +66,7 @@ def test_continued_responses_find_their_prefix_until_the_weights_change(
     learning_sampler: RemoteSampler, untied_model
 ) -> None:
     reference = Reference(untied_model)
-    sender = SharedMemorySender(learning_sampler.open_channel(reference.layout()), reference.layout())
+    sender = channel(learning_sampler, reference)
     requests = [replace(r, max_tokens=40) for r in one_by_one(some_requests(31, num=8))]
 
     def prefix_hit_share() -> float:
@@ -146,10 +146,11 @@ def test_weights_wait_for_the_end_of_the_phase_and_do_not_go_back(
     learning_sampler: RemoteSampler, untied_model
 ) -> None:
     reference = Reference(untied_model)
-    sender = SharedMemorySender(learning_sampler.open_channel(reference.layout()), reference.layout())
+    sender = channel(learning_sampler, reference)
     learning_sampler.update(sender.send(reference.tensors(), 5, deadline_s=10), deadline_s=10)
-    with pytest.raises(ValueError, match="version 4 goes back: this sampler holds version 5"):
-        learning_sampler.update(sender.send(reference.tensors(), 4, deadline_s=10), deadline_s=10)
+    older = SharedMemorySender(reference.layout()).send(reference.tensors(), 4, deadline_s=10)
+    with pytest.raises(ValueError, match="version 4 of the weights goes back: 5 is served"):
+        learning_sampler.update(older, deadline_s=10)
     running = threading.Event()
 
     def consume() -> None:
@@ -159,8 +160,9 @@ def test_weights_wait_for_the_end_of_the_phase_and_do_not_go_back(
     thread = threading.Thread(target=consume)
     thread.start()
     assert running.wait(30)
+    ticket = sender.send(reference.tensors(), 6, deadline_s=10)
     with pytest.raises(ValueError, match="responses are being sampled"):
-        learning_sampler.update(sender.send(reference.tensors(), 6, deadline_s=10), deadline_s=10)
+        learning_sampler.update(ticket, deadline_s=10)
     thread.join()
-    learning_sampler.update(sender.send(reference.tensors(), 6, deadline_s=10), deadline_s=10)
+    learning_sampler.update(ticket, deadline_s=10)
     assert {s.policy_version for s in flat(sampled(learning_sampler, some_requests(72)))} == {6}

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from k15.engines.service.client import call
-from k15.engines.service.messages import Address, Empty, SampleCall
+from k15.engines.service.messages import Empty, SampleCall
 from k15.engines.service.process import Service
 from k15.engines.shared_memory import sweep
+from tests.engines.echo_service import Talk
 
 pytestmark = pytest.mark.engine
 
@@ -39,18 +40,16 @@ def mortal(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_it_answers_and_keeps_its_announcement_apart_from_its_prints(echo: Service) -> None:
-    assert call(echo, "echo", Address({"a": [1, 2.5, "x"]}), Address, deadline_s=5).address == {
-        "a": [1, 2.5, "x"]
-    }
-    assert call(echo, "facts", Empty(), Address, deadline_s=5).address["greeting"] == "hello"
+    assert call(echo, "echo", Talk({"a": [1, 2.5, "x"]}), Talk, deadline_s=5).said == {"a": [1, 2.5, "x"]}
+    assert call(echo, "facts", Empty(), Talk, deadline_s=5).said["greeting"] == "hello"
     assert "this line is no announcement" in echo.last_lines()
 
 
 def test_bad_input_is_a_value_error_and_it_serves_on(echo: Service) -> None:
     with pytest.raises(ValueError, match="this input is refused"):
         call(echo, "refuse", Empty(), Empty, deadline_s=5)
-    with pytest.raises(ValueError, match=r"/echo: .*missing required field `address`"):
-        call(echo, "echo", SampleCall((), 1.0), Address, deadline_s=5)
+    with pytest.raises(ValueError, match=r"/echo: .*missing required field `said`"):
+        call(echo, "echo", SampleCall((), 1.0), Talk, deadline_s=5)
     with pytest.raises(FloatingPointError, match="^[^:]*: the loss is nan"):
         call(echo, "diverge", Empty(), Empty, deadline_s=5)
     with pytest.raises(RuntimeError, match="nothing_of_this_name: HTTP status 404"):
@@ -74,7 +73,7 @@ def test_only_the_token_opens_it(echo: Service, token: str | None) -> None:
 def test_a_missed_deadline_is_told_in_time(mortal: Service) -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"no answer to rest within 0\.5 s"):
-        call(mortal, "rest", Address({"seconds": 30}), Empty, deadline_s=0.5)
+        call(mortal, "rest", Talk({"seconds": 30}), Empty, deadline_s=0.5)
     assert time.monotonic() - started < 1.5
 
 
@@ -85,7 +84,7 @@ def test_a_fault_is_told_and_ends_the_service(mortal: Service) -> None:
     with pytest.raises(
         ConnectionError, match=r"(?s)echo_service \(pid \d+\) ended with exit code 1.*the engine broke"
     ):
-        call(mortal, "echo", Address({}), Address, deadline_s=5)
+        call(mortal, "echo", Talk({}), Talk, deadline_s=5)
 
 
 def test_a_full_disk_in_a_service_is_a_full_disk_to_its_caller(mortal: Service) -> None:
@@ -107,14 +106,14 @@ def test_a_service_killed_in_a_call_is_named_at_once(mortal: Service) -> None:
 def test_a_call_broken_off_by_a_signal_is_a_connection_error(mortal: Service) -> None:
     threading.Timer(0.3, mortal.process.terminate).start()
     with pytest.raises(ConnectionError, match="echo_service"):
-        call(mortal, "rest", Address({"seconds": 30}), Empty, deadline_s=60)
+        call(mortal, "rest", Talk({"seconds": 30}), Empty, deadline_s=60)
     assert mortal.process.wait(10) == 0
 
 
 def test_stop_ends_it_politely_and_twice_is_no_error(tmp_path: Path) -> None:
     settings = {"greeting": "hello", "holds_memory": True}
     mortal = Service.start(MODULE, settings, log_path=tmp_path / "echo.log")
-    path = Path(call(mortal, "facts", Empty(), Address, deadline_s=5).address["path"])
+    path = Path(call(mortal, "facts", Empty(), Talk, deadline_s=5).said["path"])
     assert path.exists()
     assert mortal.stop() == 0
     assert not path.exists()

@@ -12,8 +12,8 @@ import torch
 
 from k15.engines.service.client import RemoteSampler
 from k15.engines.service.process import Service
-from k15.engines.shared_memory import SharedMemorySender
-from k15.engines.weights import SlotBuffer, tensor_bytes
+from k15.engines.shared_memory import FOLDER, SharedMemorySender
+from k15.engines.weights import HEADER_BYTES, tensor_bytes
 from k15.records import End, SampleRequest, Segment, TensorSpec
 from tests.engines.conftest import STOP_TOKEN
 from tests.engines.responses import sampled, some_requests, tokens_of
@@ -89,7 +89,7 @@ def test_logprobs_are_those_of_transformers_before_and_after_updates_in_place(
     sampler: RemoteSampler = request.getfixturevalue(f"{name}_sampler")
     reference = Reference(request.getfixturevalue(f"{name}_model"))
     assert_same_policy(reference, sampler, seed=1)
-    sender = SharedMemorySender(sampler.open_channel(reference.layout()), reference.layout())
+    sender = channel(sampler, reference)
     for version in (1, 2, 3):
         reference.perturb(version)
         ticket = sender.send(reference.tensors(), version, deadline_s=10)
@@ -101,23 +101,32 @@ def test_corrupt_or_torn_weights_are_refused_and_the_old_ones_serve_on(
     tied_sampler: RemoteSampler, tied_model: Path
 ) -> None:
     sampler, reference = tied_sampler, Reference(tied_model)
-    address = sampler.open_channel(reference.layout())
-    sender = SharedMemorySender(address, reference.layout())
+    sender = channel(sampler, reference)
     sampler.update(sender.send(reference.tensors(), 10, deadline_s=10), deadline_s=10)
     other = Reference(tied_model)
     other.perturb(7)
     ticket = sender.send(other.tensors(), 11, deadline_s=10)
-    payload_start = ticket.slot * SlotBuffer.stride(ticket.num_bytes) + 4096
-    flip_byte(Path(address["path"]), payload_start + ticket.num_bytes // 2)
+    file, middle = FOLDER / ticket.source.place, HEADER_BYTES + ticket.num_bytes // 2
+    flip_byte(file, middle)
     with pytest.raises(ConnectionError, match="version 11 are corrupt"):
         sampler.update(ticket, deadline_s=10)
-    with pytest.raises(ConnectionError, match="torn or never sent"):
+    with pytest.raises(ConnectionError, match="torn, replaced or never sent"):
         sampler.update(replace(ticket, version=12), deadline_s=10)
+    with pytest.raises(ValueError, match="version 9 of the weights goes back: 10 is served"):
+        sampler.update(replace(ticket, version=9), deadline_s=10)
+    with pytest.raises(ValueError, match="version 10 of the weights is served, and these are others"):
+        sampler.update(replace(ticket, version=10), deadline_s=10)
     assert sampler.version == 10
     assert_same_policy(reference, sampler, seed=3)
-    flip_byte(Path(address["path"]), payload_start + ticket.num_bytes // 2)
+    flip_byte(file, middle)
     sampler.update(ticket, deadline_s=10)
     assert_same_policy(other, sampler, seed=3)
+
+
+def channel(sampler: RemoteSampler, reference: Reference) -> SharedMemorySender:
+    """A trainer's end for `sampler`, which is made ready for it."""
+    sampler.open_channel(reference.layout())
+    return SharedMemorySender(reference.layout())
 
 
 def flip_byte(path: Path, offset: int) -> None:
@@ -131,10 +140,9 @@ def flip_byte(path: Path, offset: int) -> None:
 def test_serving_weights_do_not_lie_in_the_channel(tied_sampler: RemoteSampler, tied_model: Path) -> None:
     reference, noise = Reference(tied_model), Reference(tied_model)
     noise.perturb(5)
-    sender = SharedMemorySender(tied_sampler.open_channel(reference.layout()), reference.layout())
+    sender = channel(tied_sampler, reference)
     tied_sampler.update(sender.send(reference.tensors(), 20, deadline_s=10), deadline_s=10)
-    for version in (21, 22):  # both slots
-        sender.send(noise.tensors(), version, deadline_s=10)
+    sender.send(noise.tensors(), 21, deadline_s=10)
     assert_same_policy(reference, tied_sampler, seed=4)
 
 
@@ -196,7 +204,7 @@ def test_a_fresh_process_samples_the_same_and_its_sudden_death_is_told_at_once(
     victim: Service, tied_sampler: RemoteSampler, tied_model: Path
 ) -> None:
     reference = Reference(tied_model)
-    sender = SharedMemorySender(tied_sampler.open_channel(reference.layout()), reference.layout())
+    sender = channel(tied_sampler, reference)
     tied_sampler.update(sender.send(reference.tensors(), 30, deadline_s=10), deadline_s=10)
     fresh = RemoteSampler(victim)
     requests = some_requests(13)

@@ -61,7 +61,7 @@ def test_logprobs_follow_an_update_in_place(
         layout.append(TensorSpec(name, "bfloat16", tuple(tensor.shape), offset))
     receiver = SharedMemoryReceiver(layout_bytes(layout))
     sampler.attach(receiver, layout)
-    ticket = SharedMemorySender(receiver.address(), layout).send(tensors, 1, deadline_s=30)
+    ticket = SharedMemorySender(layout).send(tensors, 1, deadline_s=30)
     sampler.update(ticket, deadline_s=30)
 
     requests = [SampleRequest((5 + i, 7, 9), 64, 4, seed=i) for i in range(16)]

@@ -9,7 +9,18 @@ import pytest
 from k15.loops.replay import ReplayState
 from k15.loops.rl import Phase, learning_rate, run_phase
 from k15.recipes.rl import RlRecipe
-from k15.records import End, Group, Part, Prompt, Segment, Status, UpdateStats, Verdict, WeightTicket
+from k15.records import (
+    End,
+    Group,
+    Part,
+    Prompt,
+    Segment,
+    Status,
+    UpdateStats,
+    Verdict,
+    WeightSource,
+    WeightTicket,
+)
 
 ALPHABET = 97
 
@@ -52,7 +63,7 @@ class RecordingTrainer:
         return UpdateStats(2, 0.0, 1.0, 10, self.mismatch, self.mismatch, 0.0)
 
     def publish(self, version, *, deadline_s):
-        return WeightTicket(version, 0, 0, 0)
+        return WeightTicket(version, 0, 0, WeightSource("shared_memory", "nowhere"))
 
 
 def recipe(**over):

@@ -14,11 +14,11 @@ import msgspec
 
 from k15.engines.service.messages import (
     NO_SPACE,
-    Address,
     ChannelCall,
     Empty,
     Failure,
     Layout,
+    Opened,
     PolicyCall,
     PublishCall,
     SampleCall,
@@ -37,6 +37,7 @@ from k15.records import (
     SampleStats,
     TensorSpec,
     UpdateStats,
+    WeightSource,
     WeightTicket,
 )
 from k15.records import Sequence as Row
@@ -143,6 +144,7 @@ class RemoteSampler:
         """`deadline_s` holds for calls that name none."""
         self.version = version
         self.stats = SampleStats()
+        self.copy: WeightSource | None = None  # where other samplers may take what this one has taken
         self._service = service
         self._deadline_s = deadline_s
 
@@ -153,19 +155,19 @@ class RemoteSampler:
             self.stats = part.stats or self.stats
             yield from part.answers
 
-    def open_channel(self, layout: Sequence[TensorSpec]) -> dict[str, Any]:
-        """A new weight channel for tensors in `layout`: the address for RemoteTrainer.connect."""
+    def open_channel(self, layout: Sequence[TensorSpec]) -> None:
+        """Make ready for weights in `layout`; ValueError where that is not this sampler's model."""
         body = ChannelCall(tuple(layout))
-        return call(self._service, "channel", body, Address, deadline_s=self._deadline_s).address
+        self.copy = call(self._service, "channel", body, Opened, deadline_s=self._deadline_s).copy
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
-        """Serve `ticket`'s weights from now on; ConnectionError on a wrong checksum (the old ones stay)."""
+        """Serve `ticket`'s weights from now on, as ports.Sampler.update."""
         call(self._service, "update", UpdateCall(ticket, deadline_s), Empty, deadline_s=deadline_s + GRACE_S)
         self.version = ticket.version
 
 
 class RemoteTrainer:
-    """ports.Trainer over a trainer service, and its end of the weight channel."""
+    """ports.Trainer over a trainer service."""
 
     def __init__(self, service: Service, *, deadline_s: float = 600.0) -> None:
         """`deadline_s` holds for every call that names none."""
@@ -184,12 +186,8 @@ class RemoteTrainer:
         """The HF tensors in transfer order."""
         return list(self._call("layout", Empty(), Layout).tensors)
 
-    def connect(self, address: dict[str, Any]) -> None:
-        """Send weights to the receiver at `address` from now on."""
-        self._call("connect", Address(address), Empty)
-
     def publish(self, version: int, *, deadline_s: float) -> WeightTicket:
-        """Send the present weights as `version`; the ticket is for Sampler.update."""
+        """Lay the present weights out as `version`; the ticket is for Sampler.update."""
         body = PublishCall(version, deadline_s)
         return call(self._service, "publish", body, WeightTicket, deadline_s=deadline_s + GRACE_S)
 

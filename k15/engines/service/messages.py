@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from k15.records import Group, SampleRequest, Sequence, TensorSpec, WeightTicket
+from k15.records import Group, SampleRequest, Sequence, TensorSpec, WeightSource, WeightTicket
 
 NO_SPACE = 507  # the status of a call that found the disk full
 
@@ -44,10 +44,10 @@ class UpdateCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a weight channel's receiver is reached."""
+class Opened:
+    """Where others may take the weights that this sampler has taken; None: where it takes them itself."""
 
-    address: dict[str, Any]
+    copy: WeightSource | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class PolicyCall:
 
 @dataclass(frozen=True, slots=True)
 class PublishCall:
-    """Send the trainer's weights through its channel as `version`."""
+    """Lay the trainer's weights out for samplers as `version`."""
 
     version: int
     deadline_s: float

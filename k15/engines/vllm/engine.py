@@ -15,6 +15,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from k15.engines.vllm.noise import seeded_by_engine
 from k15.engines.vllm.responses import Responses
 from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
+from k15.engines.weights import refuse_older
 from k15.ports import WeightReceiver
 from k15.records import Answer, SamplePart, SampleRequest, SampleStats, TensorSpec, WeightTicket
 
@@ -60,6 +61,7 @@ class VllmSampler:
         self.stats = SampleStats()
         self._num_calls = 0
         self._running: dict[str, Responses] = {}
+        self._checksum: int | None = None  # of the version that is served, where it came over the channel
         if device == "cpu":
             _register_in_process(model_dir)
             torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
@@ -136,32 +138,27 @@ class VllmSampler:
         self._receiver, self._layout = receiver, tuple(layout)
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
-        """Serve the weights of `ticket` from now on; the old ones stay where it raises.
+        """Serve the weights of `ticket` from now on; the old ones stay where it raises one of these.
 
-        ConnectionError: they do not verify. TimeoutError: verifying took longer than `deadline_s`.
-        ValueError: the version goes back, or responses are being sampled.
+        ConnectionError: they could not be fetched or do not verify. TimeoutError: not by the deadline.
+        ValueError: the version goes back, or names other weights than before, or responses are being sampled.
         """
         if self._receiver is None:
-            raise ValueError("no weight channel: connect one before sending weights")
-        if ticket.version < self.version:
-            raise ValueError(
-                f"version {ticket.version} goes back: this sampler holds version {self.version}; a trainer "
-                f"that starts again needs samplers that start with it"
-            )
+            raise ValueError("no weight channel: open one before sending weights")
+        refuse_older(ticket, version=self.version, checksum=self._checksum)
         if self._running:
             raise ValueError(
                 f"version {ticket.version}: responses are being sampled; new weights wait for the phase's end"
             )
         started = time.monotonic()
-        buffer = self._receiver.take(ticket)
-        if (verified_s := time.monotonic() - started) > deadline_s:
-            raise TimeoutError(f"verifying version {ticket.version} took {verified_s:.1f} of {deadline_s} s")
-        load_in_place(self._runner, buffer, self._layout, tied=self._tied)
+        with self._receiver.take(ticket, deadline_s=deadline_s) as buffer:
+            verified_s = time.monotonic() - started
+            load_in_place(self._runner, buffer, self._layout, tied=self._tied)
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache; it holds keys of the old weights")
-        self.version = ticket.version
+        self.version, self._checksum = ticket.version, ticket.checksum
         total_s = time.monotonic() - started
-        log.info("updated version=%d verify_s=%.3f total_s=%.3f", ticket.version, verified_s, total_s)
+        log.info("updated version=%d verified_s=%.3f total_s=%.3f", ticket.version, verified_s, total_s)
 
     def close(self) -> None:
         """Give up the weight channel."""
