@@ -65,23 +65,14 @@ class VllmSampler:
         if device == "cpu":
             _register_in_process(model_dir)
             torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
-        arguments = EngineArgs(
-            model=str(model_dir),
+        arguments = engine_arguments(
+            model_dir,
             dtype=dtype,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max(MIN_BATCHED_TOKENS, max_model_len),
-            kv_cache_memory_bytes=kv_cache_bytes,
-            block_size=BLOCK_TOKENS,
-            enable_prefix_caching=True,
-            enforce_eager=True,
-            async_scheduling=False,
-            distributed_executor_backend="uni",
-            skip_tokenizer_init=True,
-            disable_log_stats=True,
-            seed=0,
+            kv_cache_bytes=kv_cache_bytes,
         )
-        self._engine: Any = LLMEngine.from_engine_args(arguments, enable_multiprocessing=False)
+        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=False)
         self._runner: Any = self._engine.model_executor.driver_worker.worker.model_runner
         self._engine_seeds = seeded_by_engine(self._runner, self._engine.vllm_config, device=device)
         config = self._engine.vllm_config.model_config
@@ -182,6 +173,28 @@ class VllmSampler:
                 f"{where}: {len(tokens)} tokens and {request.max_tokens} to sample exceed "
                 f"max_model_len = {self._max_model_len}; raise it or shorten them"
             )
+
+
+def engine_arguments(
+    model_dir: Path, *, dtype: str, max_model_len: int, max_num_seqs: int, kv_cache_bytes: int
+) -> dict[str, Any]:
+    """vLLM's arguments for one engine in this process that serves token ids."""
+    return {
+        "model": str(model_dir),
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len),
+        "kv_cache_memory_bytes": kv_cache_bytes,
+        "block_size": BLOCK_TOKENS,
+        "enable_prefix_caching": True,
+        "enforce_eager": True,
+        "async_scheduling": False,
+        "distributed_executor_backend": "uni",
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "seed": 0,
+    }
 
 
 def _register_in_process(model_dir: Path) -> None:
