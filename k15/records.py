@@ -45,6 +45,7 @@ class End(StrEnum):
     BUDGET = "budget"  # this phase's token budget; continued in a later one
     LENGTH = "length"  # the largest response length
     REPEAT = "repeat"  # stopped early because it repeats itself
+    GIVEN_UP = "given_up"  # a straggler that no later phase continues: never judged, its tokens are lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ class SampleRequest:
     temperature: float = 1.0
     seed: int = 0
     want_logprobs: bool = True
+    max_period: int = 0  # End.REPEAT where the response's end repeats with a period up to it; 0: never
 
 
 Answer = tuple[int, list[Segment]]  # the index of a request, and its num_samples segments

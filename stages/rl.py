@@ -2,25 +2,31 @@
 
     python -m stages.rl --job s3://bucket/jobs/…json
 
-Killed anywhere, the next run continues after the last committed round.
+Killed anywhere, the next run continues after the last committed round, with what was stored of the next.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from k15.engines.megatron.checkpoint import read_config
+from k15.loops.prompts import check_prompts
 from k15.loops.replay import ReplayState
-from k15.loops.rl import Phase, run_phase
+from k15.loops.rl import Phase, run_phase, train_again
+from k15.loops.rollout import Actors
 from k15.recipes.rl import RlRecipe
+from k15.records import Prompt
 from k15.rewards import judge
 from k15.stage import StageContext, StageStopped, run_stage
-from k15.store.manifest import RoundManifest
+from k15.store.journal import Journals
 from k15.store.tables import prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
 from k15.tasks.tokenizer import load_tokenizer
-from stages.rounds import WEIGHTS, RoundCommit, newest_weights
+from stages.resume import Start, policy, starting_point
+from stages.rounds import WEIGHTS, RoundCommit
 from stages.services import longest, policy_services
 
 log = logging.getLogger("stages.rl")
@@ -28,71 +34,94 @@ log = logging.getLogger("stages.rl")
 
 def body(ctx: StageContext, recipe: RlRecipe) -> None:
     """Play the rounds that are missing, then commit the policy with the history of all rounds."""
-    model_dir, state = starting_point(ctx)
-    if state.next_round < recipe.rounds:
-        state = play_missing_rounds(ctx, recipe, model_dir, state)
-    if state.next_round < recipe.rounds:
-        raise StageStopped(
-            f"stopped after round {state.next_round} of {recipe.rounds}; a rerun continues there"
+    start = starting_point(ctx)
+    tokenizer = load_tokenizer(start.model_dir)
+    prompts, encoded, excluded = posed(ctx, recipe, start.model_dir, tokenizer)
+    state = start.state
+    with Journals(ctx.store, ctx.job.key) as journals:
+        journals.clear(state.next_round - 1)
+        if state.next_round < recipe.rounds and not state.stopped:
+            state = play_missing_rounds(ctx, recipe, start, journals, prompts, encoded, tokenizer)
+        if state.next_round < recipe.rounds and not state.stopped:
+            raise StageStopped(
+                f"stopped after round {state.next_round} of {recipe.rounds}; a rerun continues there"
+            )
+        journals.clear(state.next_round)
+    finish(ctx, state, excluded)
+
+
+def posed(
+    ctx: StageContext, recipe: RlRecipe, model_dir: Path, tokenizer: Any
+) -> tuple[dict[str, Prompt], dict[str, tuple[int, ...]], list[dict[str, Any]]]:
+    """The prompts that fit the model's context with a whole response, their tokens, and those left out.
+
+    ValueError where none fits.
+    """
+    artifact = ctx.inputs["prompts"]
+    room = int(read_config(model_dir)["max_position_embeddings"]) - recipe.max_response_tokens
+    prompts, encoded, excluded = {}, {}, []
+    for prompt in prompts_from_table(artifact.read_table("prompts.parquet"), artifact.uri):
+        tokens = tuple(prompt_token_ids(tokenizer, prompt.text))
+        if len(tokens) > room:
+            excluded.append({"prompt_id": prompt.id, "tokens": len(tokens), "reason": "longer than context"})
+        else:
+            prompts[prompt.id], encoded[prompt.id] = prompt, tokens
+    if not prompts:
+        raise ValueError(
+            f"{artifact.uri}: none of {len(excluded)} prompts fits: the model's context leaves {room} tokens"
+            f" beside max_response_tokens = {recipe.max_response_tokens}; lower that or activate a longer one"
         )
-    finish(ctx)
+    if excluded:
+        log.warning("prompts_excluded=%d reason='longer than the %d tokens left'", len(excluded), room)
+    check_prompts(recipe, prompts)
+    return prompts, encoded, excluded
 
 
 def play_missing_rounds(
-    ctx: StageContext, recipe: RlRecipe, model_dir: Path, state: ReplayState
+    ctx: StageContext,
+    recipe: RlRecipe,
+    start: Start,
+    journals: Journals,
+    prompts: Mapping[str, Prompt],
+    encoded: Mapping[str, tuple[int, ...]],
+    tokenizer: Any,
 ) -> ReplayState:
-    """The rounds after `state`, with the services up for as long as they last."""
-    artifact = ctx.inputs["prompts"]
-    prompts = {p.id: p for p in prompts_from_table(artifact.read_table("prompts.parquet"), artifact.uri)}
-    tokenizer = load_tokenizer(model_dir)
-    encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in prompts.values()}
+    """The rounds after `start`, with the services up for as long as they last."""
     max_tokens = longest(list(encoded.values())) + recipe.max_response_tokens
-    with policy_services(ctx, recipe, model_dir, version=state.next_round, max_tokens=max_tokens) as (
+    with policy_services(ctx, recipe, start.model_dir, version=start.version, max_tokens=max_tokens) as (
         trainer,
         sampler,
     ):
-        phase = Phase(
-            recipe,
-            prompts,
+        actors = Actors(recipe, prompts, sampler, lambda ids: response_text(tokenizer, ids), judge)
+        phase = Phase(actors, trainer, lambda prompt: encoded[prompt.id], journals.begin)
+        if start.again:
+            train_again(phase, start.again, start.state.policy_version)
+        commit = RoundCommit(
+            ctx,
             trainer,
-            sampler,
-            lambda prompt: encoded[prompt.id],
-            lambda ids: response_text(tokenizer, ids),
-            judge,
+            journals,
+            rounds=recipe.rounds,
+            every=ctx.job.resources.checkpoint_every_rounds,
+            unsaved=bool(start.again),
         )
-        with RoundCommit(ctx, trainer, recipe.rounds) as commit:
-            return run_phase(phase, state, commit=commit, stopping=ctx.stopping)
+        with commit:
+            return run_phase(phase, start.state, commit=commit, stopping=ctx.stopping)
 
 
-def starting_point(ctx: StageContext) -> tuple[Path, ReplayState]:
-    """Weights and state of the last committed round, or the input model and an empty state."""
-    rounds = ctx.store.rounds(ctx.job.key)
-    model_dir = policy(ctx, rounds)
-    if not rounds:
-        return model_dir, ReplayState()
-    log.info("resume key=%s after_round=%d", ctx.job.key[:12], rounds[-1].number)
-    return model_dir, ReplayState.from_json(rounds[-1].state["replay"])
-
-
-def policy(ctx: StageContext, rounds: Sequence[RoundManifest]) -> Path:
-    """A directory of the policy after `rounds`: the input model where none of them made an update."""
-    directory = ctx.scratch / f"policy-{len(rounds)}"
-    newest = newest_weights(rounds)
-    if newest is None:
-        return ctx.inputs["model"].download(directory)
-    return ctx.store.open_round(newest).download(directory, WEIGHTS) / WEIGHTS
-
-
-def finish(ctx: StageContext) -> None:
+def finish(ctx: StageContext, state: ReplayState, excluded: Sequence[Mapping[str, Any]]) -> None:
     """The final artifact: the policy after all rounds, every round's figures and examples."""
     rounds = ctx.store.rounds(ctx.job.key)
     ctx.out.add_directory(WEIGHTS, policy(ctx, rounds))
     rows = [committed.state["row"] for committed in rounds]
-    ctx.out.write_bytes("rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     examples = [{"round": c.number, **example} for c in rounds for example in c.state["examples"]]
-    ctx.out.write_bytes("trajectories.jsonl", "".join(json.dumps(row) + "\n" for row in examples).encode())
+    for name, values in (("rounds", rows), ("trajectories", examples), ("excluded", excluded)):
+        ctx.out.write_bytes(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in values).encode())
+    ctx.out.write_json("end.json", {"rounds": len(rows), "reason": state.stopped or "all rounds were played"})
     ctx.summary |= {
         "rounds": len(rows),
+        "stopped_early": float(bool(state.stopped)),
+        "prompts_excluded": len(excluded),
+        "sampled_tokens": state.sampled_tokens,
         "num_updates": sum(row["num_updates"] for row in rows),
         "pass_rate_first": rows[0]["pass_rate"],
         "pass_rate_last": rows[-1]["pass_rate"],

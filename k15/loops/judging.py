@@ -4,52 +4,83 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from k15.algo.reward import group_rewards
-from k15.loops.replay import OpenGroup
+from k15.loops.replay import JudgedGroup, RolloutGroup
 from k15.ports import Reward
 from k15.recipes.rl import RlRecipe
 from k15.records import End, Group, Prompt, Status, Trajectory, Verdict
 from k15.records import Sequence as TrainingRow
 
+MIN_JUDGED = 2  # a baseline needs another response
+
 
 def judge_group(
-    group: OpenGroup, prompt: Prompt, decode: Callable[[Sequence[int]], str], judge: Reward
-) -> list[Verdict]:
-    """A verdict for every response; a truncated one is wrong, since it states no final answer."""
-    return [
-        judge(prompt, decode(trajectory.token_ids))
-        if trajectory.segments[-1].end is End.STOP
-        else Verdict(Status.WRONG, reason=f"ended by {trajectory.segments[-1].end}")
-        for trajectory in group.trajectories
-    ]
+    group: RolloutGroup, prompt: Prompt, decode: Callable[[Sequence[int]], str], judge: Reward
+) -> tuple[Verdict, ...]:
+    """A verdict for every response; a truncated one is wrong, since it states no final answer.
+
+    One that was given up is unjudged. Where none is correct, the judge must accept the reference itself:
+    otherwise all are unjudged, for the judge cannot tell right from wrong here.
+    """
+    verdicts = [_verdict(trajectory, prompt, decode, judge) for trajectory in group.trajectories]
+    if any(verdict.status is Status.CORRECT for verdict in verdicts):
+        return tuple(verdicts)
+    own = judge(prompt, f"\\boxed{{{prompt.reference}}}")
+    if own.status is Status.CORRECT:
+        return tuple(verdicts)
+    reason = f"no judge accepts the reference {prompt.reference!r}" + (
+        f": {own.reason}" if own.reason else ""
+    )
+    return tuple(
+        Verdict(Status.UNJUDGED, reason) if verdict.status is Status.WRONG else verdict
+        for verdict in verdicts
+    )
 
 
-def training_group(
-    recipe: RlRecipe, group: OpenGroup, verdicts: Sequence[Verdict], number: int, *, version: int
-) -> Group | None:
-    """The judged responses with their rewards; None where fewer than two were judged (no baseline).
+def _verdict(
+    trajectory: Trajectory, prompt: Prompt, decode: Callable[[Sequence[int]], str], judge: Reward
+) -> Verdict:
+    end = trajectory.segments[-1].end
+    if end is End.STOP:
+        return judge(prompt, decode(trajectory.token_ids))
+    if end is End.GIVEN_UP:
+        phases = len(trajectory.segments)
+        return Verdict(Status.UNJUDGED, f"given up after {phases} phases, unfinished")
+    return Verdict(Status.WRONG, f"ended by {end}")
+
+
+def num_judged(verdicts: Sequence[Verdict]) -> int:
+    """Responses with a score."""
+    return sum(verdict.status is not Status.UNJUDGED for verdict in verdicts)
+
+
+def training_group(recipe: RlRecipe, group: JudgedGroup, number: int, *, version: int) -> Group:
+    """The judged responses with their rewards in round `number`; at least MIN_JUDGED must be.
 
     `version` is the policy's at hand: its own tokens alone carry the sampler's log-probs.
     """
     judged = [
         (trajectory, verdict.score)
-        for trajectory, verdict in zip(group.trajectories, verdicts, strict=True)
+        for trajectory, verdict in zip(group.rollouts.trajectories, group.verdicts, strict=True)
         if verdict.status is not Status.UNJUDGED
     ]
-    if len(judged) < 2:
-        return None
+    assert len(judged) >= MIN_JUDGED, group.rollouts.prompt_id
     weight = recipe.length_reward_weight if number >= recipe.length_reward_from_round else 0.0
-    rewards = group_rewards(
+    shaped = group_rewards(
         [len(trajectory.token_ids) for trajectory, _ in judged],
         [score for _, score in judged],
         length_weight=weight,
     )
+    rewards = [
+        reward - recipe.repeat_penalty * (trajectory.segments[-1].end is End.REPEAT)
+        for reward, (trajectory, _) in zip(shaped, judged, strict=True)
+    ]
     rows = [
         training_row(trajectory, newest_only=recipe.loss_segments == "newest") for trajectory, _ in judged
     ]
     sampled = tuple(
         logprobs_in_loss(trajectory, row, version) for (trajectory, _), row in zip(judged, rows, strict=True)
     )
-    return Group(group.prompt_id, tuple(rows), tuple(rewards), sampled)
+    return Group(group.rollouts.prompt_id, tuple(rows), tuple(rewards), sampled)
 
 
 def training_row(trajectory: Trajectory, *, newest_only: bool) -> TrainingRow:
@@ -78,12 +109,12 @@ def logprobs_in_loss(trajectory: Trajectory, row: TrainingRow, version: int) -> 
 
 
 def tally(
-    success: Mapping[str, tuple[int, int]], groups: Sequence[OpenGroup], verdicts: Sequence[Sequence[Verdict]]
+    success: Mapping[str, tuple[int, int]], groups: Sequence[JudgedGroup]
 ) -> dict[str, tuple[int, int]]:
     """Success counts per prompt with this round's verdicts added; unjudged ones count for nothing."""
     counts = dict(success)
-    for group, judged in zip(groups, verdicts, strict=True):
-        correct, total = counts.get(group.prompt_id, (0, 0))
-        scores = [verdict.score for verdict in judged if verdict.status is not Status.UNJUDGED]
-        counts[group.prompt_id] = (correct + int(sum(scores)), total + len(scores))
+    for group in groups:
+        correct, total = counts.get(group.rollouts.prompt_id, (0, 0))
+        scores = [verdict.score for verdict in group.verdicts if verdict.status is not Status.UNJUDGED]
+        counts[group.rollouts.prompt_id] = (correct + int(sum(scores)), total + len(scores))
     return counts

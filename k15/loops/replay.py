@@ -1,18 +1,16 @@
-"""What an RL phase carries from round to round: unfinished groups, success rates, the prompt frontier."""
+"""What an RL phase carries from round to round: groups and their trajectories, success rates, frontiers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import msgspec
-
-from k15.records import End, SampleRequest, Segment, Trajectory
+from k15.records import End, SampleRequest, Segment, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class OpenGroup:
-    """The k responses of one prompt while some are unfinished."""
+class RolloutGroup:
+    """The k responses of one prompt, taken up in round `first_round`."""
 
+    number: int  # its place among all groups taken: 0, 1, …
     prompt_id: str
     first_round: int
     trajectories: tuple[Trajectory, ...]
@@ -22,83 +20,128 @@ class OpenGroup:
         """Whether all k are finished, so that the group can be judged."""
         return all(trajectory.finished for trajectory in self.trajectories)
 
+    @property
+    def num_finished(self) -> int:
+        """Responses that no later phase will continue."""
+        return sum(trajectory.finished for trajectory in self.trajectories)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedGroup:
+    """A finished group with a verdict for each response."""
+
+    rollouts: RolloutGroup
+    verdicts: tuple[Verdict, ...]
+    finished_round: int
+    uses: int = 0  # rounds it was trained on
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayState:
     """Committed with each round, atomically with its weights (DESIGN.md, control plane and data plane)."""
 
     next_round: int = 0
-    frontier: int = 0  # prompts taken so far
+    policy_version: int = 0  # of the weights the next round samples from
+    groups_taken: int = 0
+    frontiers: tuple[int, ...] = ()  # prompts taken of each curriculum band; of all prompts without one
     success: dict[str, tuple[int, int]] = field(default_factory=dict)  # prompt id → (correct, judged)
-    open_groups: tuple[OpenGroup, ...] = ()
+    open_groups: tuple[RolloutGroup, ...] = ()
+    buffer: tuple[JudgedGroup, ...] = ()  # finished ones that may still be trained on, the oldest first
+    pass_rates: tuple[float, ...] = ()  # of the rounds played
+    sampled_tokens: int = 0
+    seconds: float = 0.0  # of the rounds played
+    stopped: str = ""  # why the phase ended before its last round, if it did
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "ReplayState":
-        """Inverse of to_json; ValueError where the state is not one."""
-        try:
-            return msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"not a replay state: {error}") from None
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a trajectory may grow, in tokens, and over how many phases."""
+
+    budget: int  # per phase
+    max_response: int
+    max_segments: int
+
+    @property
+    def most(self) -> int:
+        """Tokens of a response that used up everything."""
+        return min(self.max_response, self.budget * self.max_segments)
 
 
 def requests(
-    group: OpenGroup, *, budget: int, max_response: int, temperature: float, seed: int
+    group: RolloutGroup,
+    stored: Iterable[int],
+    limits: Limits,
+    *,
+    temperature: float,
+    seed: int,
+    max_period: int,
 ) -> list[tuple[list[int], SampleRequest]]:
-    """What to sample for a group, each with the positions in the group it serves.
+    """What to sample for a group in a phase, each with the samples of the group it serves.
 
-    A fresh group is one request for all its samples; an unfinished response goes on from its own tokens.
+    A fresh group is one request for all its samples; an unfinished response goes on from its own tokens. The
+    `stored` samples have this phase's segment already. Sample j is drawn with `seed` + j either way.
     """
-    first = group.trajectories[0]
-    if all(not trajectory.segments for trajectory in group.trajectories):
-        everyone = list(range(len(group.trajectories)))
-        return [
-            (
-                everyone,
-                SampleRequest(
-                    first.prompt_token_ids,
-                    min(budget, max_response),
-                    num_samples=len(everyone),
-                    temperature=temperature,
-                    seed=seed,
-                ),
-            )
-        ]
+    done = set(stored)
+    wanted = [t for t in group.trajectories if not t.finished and t.sample not in done]
+    together = len(wanted) == len(group.trajectories) and not any(t.segments for t in wanted)
+    batches = [wanted] if together else [[trajectory] for trajectory in wanted]
     asked = []
-    for position, trajectory in enumerate(group.trajectories):
-        if trajectory.finished:
-            continue
-        done = trajectory.token_ids
+    for batch in batches:
+        first = batch[0]
+        prefix = first.token_ids
         request = SampleRequest(
-            trajectory.prompt_token_ids,
-            min(budget, max_response - len(done)),
-            prefix=done,
+            first.prompt_token_ids,
+            min(limits.budget, limits.max_response - len(prefix)),
+            num_samples=len(batch),
+            prefix=prefix,
             temperature=temperature,
-            seed=seed + position,
+            seed=seed + first.sample,
+            max_period=max_period,
         )
-        asked.append(([position], request))
+        asked.append(([trajectory.sample for trajectory in batch], request))
     return asked
 
 
-def extend(
-    group: OpenGroup,
-    positions: Sequence[int],
-    segments: Sequence[Segment],
-    *,
-    max_response: int,
-    max_segments: int,
-) -> OpenGroup:
-    """The group with new segments; one that may not grow further ends as cut by length."""
-    trajectories = list(group.trajectories)
-    for position, segment in zip(positions, segments, strict=True):
-        old = trajectories[position]
-        total = len(old.token_ids) + len(segment.token_ids)
-        spent = total >= max_response or len(old.segments) + 1 >= max_segments
-        if segment.end is End.BUDGET and spent:
-            segment = replace(segment, end=End.LENGTH)
-        trajectories[position] = replace(old, segments=(*old.segments, segment))
-    return replace(group, trajectories=tuple(trajectories))
+def extend(group: RolloutGroup, segments: Mapping[int, Segment], limits: Limits) -> RolloutGroup:
+    """The group with a phase's segments by sample.
+
+    A response that used up all it may have ends as cut by length. One that has had its last phase without
+    that, because deadlines broke it off, is given up: its length says nothing about the policy.
+    """
+    ended = {}
+    for sample, segment in segments.items():
+        old = group.trajectories[sample]
+        if segment.end is End.BUDGET:
+            if len(old.token_ids) + len(segment.token_ids) >= limits.most:
+                segment = replace(segment, end=End.LENGTH)
+            elif len(old.segments) + 1 >= limits.max_segments:
+                segment = replace(segment, end=End.GIVEN_UP)
+        ended[sample] = segment
+    return grow(group, ended)
+
+
+def grow(group: RolloutGroup, segments: Mapping[int, Segment]) -> RolloutGroup:
+    """The group with one more segment for some of its samples, as they are."""
+    return replace(
+        group,
+        trajectories=tuple(
+            replace(t, segments=(*t.segments, segments[t.sample])) if t.sample in segments else t
+            for t in group.trajectories
+        ),
+    )
+
+
+def give_up(group: RolloutGroup) -> RolloutGroup:
+    """The group with its unfinished responses ended as given up."""
+    return replace(
+        group,
+        trajectories=tuple(
+            trajectory
+            if trajectory.finished
+            else replace(
+                trajectory,
+                segments=(*trajectory.segments[:-1], replace(trajectory.segments[-1], end=End.GIVEN_UP)),
+            )
+            for trajectory in group.trajectories
+        ),
+    )

@@ -44,6 +44,9 @@ class Resources(Config):
         description="of supervised stages, to go on from after a kill; 0: every 300 s, or every 20 times "
         "what a save takes where that is longer",
     )
+    checkpoint_every_rounds: int = Field(
+        1, ge=1, description="of RL stages, their weights; a resume makes up the updates in between"
+    )
     peak_tflops: float = Field(
         0.0, ge=0, description="of one device at the run's precision; MFU is logged then"
     )

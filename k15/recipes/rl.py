@@ -1,5 +1,6 @@
 """The RL phase (METHOD.md §1, §2, §4, §5) and weight merging (§8)."""
 
+from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -60,6 +61,14 @@ class PolicyUpdate(Config):
         return self
 
 
+class Band(Config):
+    """From a round on, prompts of a range of difficulties only (METHOD.md §4)."""
+
+    from_round: int = Field(ge=0)
+    easiest: float = Field(0.0, ge=0, le=1)
+    hardest: float = Field(1.0, ge=0, le=1)
+
+
 class RlRecipe(StageRecipe):
     """Rounds of roll out → reward → train → commit."""
 
@@ -69,25 +78,52 @@ class RlRecipe(StageRecipe):
 
     seed: int = 0
     rounds: int = Field(30, ge=1)
-    prompts_per_round: int = Field(64, ge=1)
+    prompts_per_round: int = Field(64, ge=1, description="groups in a phase, unfinished ones among them")
     samples_per_prompt: int = Field(8, ge=2, description="k of eq. 3")
     max_response_tokens: int = Field(64, ge=1)
     phase_token_budget: int = Field(
         64, ge=1, description="tokens per trajectory and phase; the rest continues next round"
     )
+    phase_deadline_s: float = Field(
+        3600.0, gt=0, description="what runs then keeps its tokens and continues next round"
+    )
     max_segments: int = Field(
-        8, ge=1, description="a trajectory of this many segments is ended as cut by length"
+        8,
+        ge=1,
+        description="phases of a trajectory: then it is cut by length, or given up if deadlines held it back",
+    )
+    min_finished: int = Field(
+        0,
+        ge=0,
+        description="responses with which a phase's end judges a group, its others given up; 0: all k",
     )
     loss_segments: Literal["newest", "all"] = "all"
+    repeat_max_period: int = Field(
+        0, ge=0, description="a response that repeats with a period up to this is stopped; 0: none is"
+    )
+    repeat_penalty: float = Field(0.0, ge=0, description="taken off the reward of a response so stopped")
+    train_groups: int = Field(
+        0, ge=0, description="groups drawn from the buffer for an update; 0: all that are in it"
+    )
+    buffer_groups: int = Field(
+        0, ge=0, description="finished groups kept for later rounds; the oldest leave first"
+    )
+    group_uses: int = Field(1, ge=1, description="rounds a group may be trained on")
     temperature: float = Field(1.0, gt=0)
     lr_warmup_rounds: int = Field(5, ge=0)
     length_reward_weight: float = Field(0.0, ge=0)
     length_reward_from_round: int = Field(0, ge=0)
-    sampler: Literal["uniform", "prioritized"] = "uniform"
+    sampler: Literal["uniform", "curriculum", "prioritized"] = "uniform"
+    curriculum: tuple[Band, ...] = (Band(from_round=0), Band(from_round=24, easiest=0.5))
     priority_floor: float = Field(0.05, ge=0, le=1)
     priority_prior: float = Field(
         0.5, ge=0, le=1, description="success rate assumed of a prompt not yet tried"
     )
+    stop_without_gain_rounds: int = Field(
+        0, ge=0, description="end once the mean pass rate of this many rounds is no new best; 0: never"
+    )
+    stop_after_tokens: int = Field(0, ge=0, description="end once this many were sampled; 0: never")
+    stop_after_hours: float = Field(0.0, ge=0, description="end once the rounds took this long; 0: never")
     mismatch_limit: float = Field(
         0.01, gt=0, description="largest mean |log-prob difference| of trainer and sampler"
     )
@@ -98,6 +134,25 @@ class RlRecipe(StageRecipe):
     )
     recompute: bool = Field(False, description="work activations out again on the way back, and keep none")
     update: PolicyUpdate = PolicyUpdate()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_finished == 1 or self.min_finished > self.samples_per_prompt:
+            raise ValueError(
+                f"min_finished is {self.min_finished}: a baseline needs 2 or more of the"
+                f" {self.samples_per_prompt} samples (0: all of them)"
+            )
+        if (self.group_uses > 1 or self.train_groups) and not self.buffer_groups:
+            raise ValueError(
+                "train_groups and group_uses leave groups for later rounds: set buffer_groups too"
+            )
+        starts = [band.from_round for band in self.curriculum]
+        if not starts or starts[0] or any(first >= second for first, second in pairwise(starts)):
+            raise ValueError(f"curriculum: bands start at rounds 0, …, rising; these at {starts}")
+        for band in self.curriculum:
+            if band.easiest > band.hardest:
+                raise ValueError(f"curriculum: no difficulty lies in {band.easiest} to {band.hardest}")
+        return self
 
 
 class MergeRecipe(StageRecipe):

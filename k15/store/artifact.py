@@ -5,6 +5,7 @@ Layout, under the bucket's prefix:
     stages/<key>/manifest.json       conditional put; its existence is "done"
     rounds/<key>/<number>.json       conditional put; a round of a stage, with its own attempt
     steps/<key>/<number>.json        conditional put; a step checkpoint of a stage at work (k15.store.steps)
+    phases/<key>/<number>/…          segments of a round under way (k15.store.journal)
     leases/<key>.json                who may commit, with a fencing epoch
     jobs/<key>/<uuid>.json           resolved jobs
     raw/<sha256>                     user files, by content; a folder's at raw/<digest>/<path>
@@ -141,7 +142,7 @@ class Store:
             resources=job.resources.resolved(),
             provenance=provenance,
         )
-        self._check_fence(job.key)
+        self.check_fence(job.key)
         self.objects.put_if_absent(manifest_path(job.key), manifest.encode())
         winner = self.manifest(job.key)
         if winner is None:
@@ -178,7 +179,7 @@ class Store:
 
     def numbered(self, kind: type[M], key: str, number: int, attempt: Attempt, state: dict[str, Any]) -> M:
         """The record of a round or a step checkpoint, to be put; LeaseLost where the key's lease is lost."""
-        self._check_fence(key)
+        self.check_fence(key)
         fence = self.fences.get(key)
         return kind(
             key=key,
@@ -209,7 +210,8 @@ class Store:
         base = f"attempts/{record.key}/{record.attempt}/"
         return Artifact(self.objects, uri, base, record.files, None, record.remedy(uri))
 
-    def _check_fence(self, key: str) -> None:
+    def check_fence(self, key: str) -> None:
+        """LeaseLost where this process held the key's lease and does no more."""
         fence = self.fences.get(key)
         if fence is not None:
             fence.check()

@@ -2,8 +2,8 @@
 
 Safe beside running stages: an attempt is garbage only where no manifest, round or step checkpoint names it,
 no live lease covers its key, and it is older than the grace. What a stage at work reads is kept, and all
-upstream of it. Step checkpoints of stages that are done are garbage; where asked which stages to keep, also
-those that no stage at work and no run still going will go on from.
+upstream of it. Step checkpoints and journals of stages that are done are garbage; where asked which stages
+to keep, also those that no stage at work and no run still going will go on from.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,9 @@ from k15.store.runs import RunState, run_records
 from k15.store.steps import decode_step
 
 GRACE_S = 3600.0
-FOLDERS = ("attempts/", "jobs/", "rounds/", "steps/", "raw/", "leases/")
-RESUMED = ("rounds/", "steps/")  # where a stage that is not done leaves what it goes on from
+FOLDERS = ("attempts/", "jobs/", "rounds/", "steps/", "phases/", "raw/", "leases/")
+UNDER_WAY = ("steps/", "phases/")  # what a stage at work has made of a step or a round
+RESUMED = ("rounds/", "steps/", "phases/")  # where a stage that is not done leaves what it goes on from
 
 
 @dataclass
@@ -62,8 +63,8 @@ def gc(
     no run still going and no stage at work was made from."""
     survey = _survey(store, grace_s)
     steps = _steps(survey, swept_all=keep is not None)
-    left = [info for info in survey.listed["steps/"] if info not in steps]
-    survey = replace(survey, listed={**survey.listed, "steps/": left})
+    left = {name: [i for i in survey.listed[name] if i not in steps] for name in UNDER_WAY}
+    survey = replace(survey, listed={**survey.listed, **left})
     kept = _kept(store, survey, keep)
     garbage = Garbage(dry_run, stages=sorted(survey.manifests.keys() - kept.keys()))
     rounds = _finished_rounds(survey)
@@ -159,10 +160,11 @@ def _attempts(
 
 
 def _steps(survey: _Survey, *, swept_all: bool) -> list[ObjectInfo]:
-    """Checkpoints of stages that are done; and where stages are swept too, those nobody will go on from."""
+    """Checkpoints and journals of stages that are done; where stages are swept, also those nobody needs."""
     waited_for = survey.live if swept_all else survey.live | survey.unfinished()
     waited_for |= survey.going - survey.manifests.keys()
-    return [info for info in survey.old(survey.listed["steps/"]) if _key_of(info.path) not in waited_for]
+    listed = [info for name in UNDER_WAY for info in survey.listed[name]]
+    return [info for info in survey.old(listed) if _key_of(info.path) not in waited_for]
 
 
 def _others(survey: _Survey, kept: dict[str, Manifest], *, swept_all: bool) -> list[ObjectInfo]:

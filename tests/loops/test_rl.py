@@ -2,108 +2,19 @@
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import pytest
 
-from k15.loops.replay import ReplayState
-from k15.loops.rl import Phase, learning_rate, run_phase
-from k15.recipes.rl import RlRecipe
-from k15.records import (
-    End,
-    Group,
-    Part,
-    Prompt,
-    Segment,
-    Status,
-    UpdateStats,
-    Verdict,
-    WeightSource,
-    WeightTicket,
-)
-
-ALPHABET = 97
-
-
-@dataclass
-class SeededSampler:
-    """Each response is a fixed function of its prompt and sample, cut wherever the budget says."""
-
-    version: int = 0
-    asked: list = field(default_factory=list)
-
-    def sample(self, requests, *, deadline_s):
-        self.asked += requests
-        for index, request in reversed(list(enumerate(requests))):
-            yield index, [self._segment(request, k) for k in range(request.num_samples)]
-
-    def _segment(self, request, k):
-        first = request.prompt_token_ids[0] * 31
-        if request.prefix:
-            k = (request.prefix[0] - 1 - first) % ALPHABET // 7
-        whole = [1 + (first + 7 * k + i) % ALPHABET for i in range(request.prompt_token_ids[1] + k)]
-        rest = whole[len(request.prefix) :]
-        taken = rest[: request.max_tokens]
-        end = End.STOP if len(taken) == len(rest) else End.BUDGET
-        return Segment(self.version, tuple(taken), (-0.5,) * len(taken), end)
-
-    def update(self, ticket, *, deadline_s):
-        self.version = ticket.version
-
-
-@dataclass
-class RecordingTrainer:
-    """Keeps what it was asked to learn from."""
-
-    mismatch: float = 0.0
-    groups: list[Group] = field(default_factory=list)
-
-    def policy_update(self, groups, *, settings, lr):
-        self.groups += groups
-        return UpdateStats(2, 0.0, 1.0, 10, self.mismatch, self.mismatch, 0.0)
-
-    def publish(self, version, *, deadline_s):
-        return WeightTicket(version, 0, 0, WeightSource("shared_memory", "nowhere"))
-
-
-def recipe(**over):
-    base = {
-        "rounds": 5,
-        "prompts_per_round": 4,
-        "samples_per_prompt": 3,
-        "max_response_tokens": 16,
-        "phase_token_budget": 16,
-    }
-    return RlRecipe.parse({**base, **over}, where="test")
-
-
-def phase(settings, *, judge=None, trainer=None, sampler=None):
-    prompts = {f"p{i}": Prompt(f"p{i}", (Part("text", f"{i}"),), "1", "t", 0.5, "r") for i in range(9)}
-    return Phase(
-        settings,
-        prompts,
-        trainer or RecordingTrainer(),
-        sampler or SeededSampler(),
-        lambda prompt: (int(prompt.text) + 1, 3 + int(prompt.text)),
-        lambda ids: " ".join(map(str, ids)),
-        judge or (lambda prompt, text: Verdict(Status.CORRECT if len(text.split()) % 2 else Status.WRONG)),
-    )
-
-
-def play(made, state=None, stop_after=None):
-    rounds = []
-
-    def commit(after, row, examples, clock):
-        rounds.append((after, row, clock.read()))
-
-    stopping = (lambda: len(rounds) >= stop_after) if stop_after else (lambda: False)
-    return run_phase(made, state or ReplayState(), commit=commit, stopping=stopping), rounds
+from k15.loops.rl import learning_rate, train_again
+from k15.records import Status, Verdict
+from tests.loops.fakes import RecordingTrainer, SeededSampler, history_of, phase, play, recipe
 
 
 def test_every_prompt_is_taken_once_per_epoch():
     made = phase(recipe(rounds=9, prompts_per_round=1))
     play(made)
-    assert sorted(group.prompt_id for group in made.trainer.groups) == sorted(made.prompts)
+    assert sorted(group.prompt_id for group in made.trainer.groups) == sorted(made.actors.prompts)
 
 
 def test_unfinished_responses_are_continued_with_the_tokens_they_have():
@@ -113,7 +24,7 @@ def test_unfinished_responses_are_continued_with_the_tokens_they_have():
     play(whole)
     budgeted = {(g.prompt_id, g.sequences) for g in made.trainer.groups}
     assert budgeted <= {(g.prompt_id, g.sequences) for g in whole.trainer.groups}
-    assert any(request.prefix for request in made.sampler.asked)
+    assert any(request.prefix for request in made.actors.sampler.asked)
 
 
 def test_only_tokens_of_the_policy_at_hand_are_compared_with_the_trainer():
@@ -146,11 +57,13 @@ def test_a_resumed_phase_asks_exactly_what_the_uninterrupted_one_did():
     whole = phase(settings)
     end, _ = play(whole)
     first = phase(settings)
-    middle, _ = play(first, stop_after=3)
-    second = phase(settings, sampler=SeededSampler(version=3))
-    resumed, _ = play(second, ReplayState.from_json(middle.to_json()))
-    assert first.sampler.asked + second.sampler.asked == whole.sampler.asked
-    assert resumed == end
+    middle, rounds = play(first, stop_after=3)
+    state = history_of(rounds).state()
+    assert state == middle
+    second = phase(settings, sampler=SeededSampler(version=state.policy_version))
+    resumed, _ = play(second, state)
+    assert first.actors.sampler.asked + second.actors.sampler.asked == whole.actors.sampler.asked
+    assert replace(resumed, seconds=0.0) == replace(end, seconds=0.0)
 
 
 def test_an_unjudged_response_leaves_its_group_and_never_scores_zero():
@@ -161,7 +74,7 @@ def test_an_unjudged_response_leaves_its_group_and_never_scores_zero():
 
     made = phase(recipe(), judge=judge)
     state, rounds = play(made)
-    assert sum(row["unjudged"] for _, row, _ in rounds) > 0
+    assert sum(played.row["unjudged"] for played in rounds) > 0
     assert all(reward == 1.0 for group in made.trainer.groups for reward in group.rewards)
     assert all(len(group.sequences) == len(group.rewards) >= 2 for group in made.trainer.groups)
     assert all(correct == judged for correct, judged in state.success.values())
@@ -183,7 +96,8 @@ def test_a_mismatch_above_the_limit_stops_the_round_with_an_explanation():
 
 def test_prioritized_sampling_prefers_what_fails():
     def judge(prompt, text):
-        return Verdict(Status.WRONG if prompt.id == "p0" else Status.CORRECT)
+        failed = prompt.id == "p0" and "boxed" not in text
+        return Verdict(Status.WRONG if failed else Status.CORRECT)
 
     made = phase(
         recipe(rounds=60, prompts_per_round=1, sampler="prioritized", priority_floor=0.01), judge=judge
@@ -196,3 +110,47 @@ def test_prioritized_sampling_prefers_what_fails():
 def test_the_rate_warms_up_over_rounds():
     rates = [learning_rate(recipe(lr_warmup_rounds=4), n) for n in range(6)]
     assert rates == pytest.approx([2.5e-5, 5e-5, 7.5e-5, 1e-4, 1e-4, 1e-4])
+
+
+def test_updates_whose_weights_were_not_stored_are_made_up_from_stored_groups():
+    made = phase(recipe(rounds=6, phase_token_budget=6))
+    _, rounds = play(made)
+    history = history_of(rounds)
+    again = [(p.number, p.version, history.trained(p.number)) for p in rounds if p.trained]
+    twin = phase(made.recipe)
+    train_again(twin, again, rounds[-1].after.policy_version)
+    assert twin.actors.sampler.asked == []
+    assert repr(twin.trainer.groups) == repr(made.trainer.groups)
+    assert twin.trainer.rates == made.trainer.rates
+    assert twin.actors.sampler.version == rounds[-1].after.policy_version
+
+
+def test_a_sampler_with_another_version_is_refused():
+    with pytest.raises(RuntimeError, match="holds version 7 of the policy, this round is of 0"):
+        play(phase(recipe(), sampler=SeededSampler(version=7)))
+
+
+def test_a_phase_ends_by_rule_and_says_why():
+    never_better = phase(
+        recipe(rounds=40, stop_without_gain_rounds=2), judge=lambda p, t: Verdict(Status.CORRECT)
+    )
+    state, rounds = play(never_better)
+    assert len(rounds) == 4 and "no gain" in state.stopped
+    assert [played.last for played in rounds] == [False] * 3 + [True]
+    state, rounds = play(phase(recipe(rounds=40, stop_after_tokens=200)))
+    assert state.sampled_tokens >= 200 > state.sampled_tokens - rounds[-1].row["sampled_tokens"]
+    assert state.stopped.startswith("budget: ")
+    state, rounds = play(phase(recipe(rounds=40, stop_after_hours=1e-9)))
+    assert len(rounds) == 1 and "hours" in state.stopped
+    assert play(phase(recipe(rounds=2)))[0].stopped == ""
+
+
+def test_figures_tell_tasks_and_difficulties_apart_and_the_age_of_tokens():
+    _, rounds = play(phase(recipe(rounds=9, phase_token_budget=4)))
+    row = rounds[-1].row
+    assert {"pass_rate/task0", "pass_rate/task1"} & set(row)
+    assert any(name.startswith("pass_rate/difficulty_") for name in row)
+    ages = [row[f"staleness/{age}"] for age in ("0", "1", "2", "3", "4+")]
+    assert sum(ages) == pytest.approx(1) and ages[0] < 1
+    assert all(math.isfinite(value) for played in rounds for value in played.row.values())
+    assert row["tokens_p10"] <= row["tokens_p50"] <= row["tokens_p99"] <= row["tokens_max"]

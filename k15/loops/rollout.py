@@ -1,0 +1,148 @@
+"""A rollout phase (METHOD.md §5): budgets, a deadline, what an earlier try stored; judged as answers come."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from k15.loops.clock import Clock
+from k15.loops.history import segment_rows
+from k15.loops.judging import judge_group
+from k15.loops.replay import Limits, RolloutGroup, extend, give_up, grow, requests
+from k15.ports import Reward, Sampler
+from k15.recipes.rl import RlRecipe
+from k15.records import End, Prompt, SampleRequest, Segment, Verdict
+from k15.store.rollouts import SegmentRow
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 6  # processes that may begin one phase: then it ends with what they stored
+
+
+class Journal(Protocol):
+    """What is stored of a phase under way, so that a process that is killed loses no stored token."""
+
+    tries: int  # processes that began this phase before
+    stored: Mapping[tuple[int, int], Segment]  # by (group, sample)
+
+    def add(self, rows: Sequence[SegmentRow]) -> None:
+        """Store segments, soon; returns at once."""
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Who takes part in a phase: the same from round to round."""
+
+    recipe: RlRecipe
+    prompts: Mapping[str, Prompt]
+    sampler: Sampler
+    decode: Callable[[Sequence[int]], str]
+    judge: Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """One group after a phase: with verdicts where it finished."""
+
+    group: RolloutGroup
+    new: tuple[int, ...]  # the samples with a segment of this phase
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class Rollout:
+    """One phase: every group gets a segment for each of its unfinished responses."""
+
+    def __init__(self, actors: Actors, groups: Sequence[RolloutGroup], number: int, journal: Journal) -> None:
+        self._actors, self._number, self._journal = actors, number, journal
+        recipe = actors.recipe
+        self._limits = Limits(recipe.phase_token_budget, recipe.max_response_tokens, recipe.max_segments)
+        self._groups = list(groups)
+        self._new = [_stored(group, journal.stored) for group in groups]
+        self._rolled: dict[int, Rolled] = {}
+        self.asked_again = 0  # responses an earlier try had begun: what it had sampled and not stored is lost
+
+    def run(self, clock: Clock) -> list[Rolled]:
+        """The groups in their order; a group is judged as soon as it is complete, while others are sampled.
+
+        RuntimeError where the sampler leaves a request without an answer.
+        """
+        asked = self._asked()
+        left = Counter(index for index, _, _ in asked)
+        for index in range(len(self._groups)):
+            if not left[index]:
+                self._settle(index)
+        deadline_s = self._actors.recipe.phase_deadline_s
+        begin = time.perf_counter()
+        with clock("rollout"):
+            answers = self._actors.sampler.sample([request for _, _, request in asked], deadline_s=deadline_s)
+        for answered in range(len(asked)):
+            with clock("rollout"):
+                answer = next(answers, None)
+            clock.seconds["sampling_s"] = time.perf_counter() - begin
+            if answer is None:
+                raise RuntimeError(f"the sampler answered {answered} of {len(asked)} requests")
+            with clock("reward"):
+                place, segments = answer
+                index, samples, _ = asked[place]
+                self._take(index, dict(zip(samples, segments, strict=True)))
+                left[index] -= 1
+                if not left[index]:
+                    self._settle(index)
+        with clock("reward"):
+            return [self._closed(self._rolled[index]) for index in range(len(self._groups))]
+
+    def _asked(self) -> list[tuple[int, list[int], SampleRequest]]:
+        """What the sampler is to answer: (place of the group, its samples, request)."""
+        recipe, asked = self._actors.recipe, []
+        for index, group in enumerate(self._groups):
+            seed = (recipe.seed * 1_000_003 + self._number) * 100_003 + index * recipe.samples_per_prompt
+            for samples, request in requests(
+                group,
+                self._new[index],
+                self._limits,
+                temperature=recipe.temperature,
+                seed=seed % 2**31,
+                max_period=recipe.repeat_max_period,
+            ):
+                asked.append((index, samples, request))
+        if self._journal.tries:
+            self.asked_again = sum(len(samples) for _, samples, _ in asked)
+        if self._journal.tries < MAX_TRIES:
+            return asked
+        log.warning("phase=%d tries=%d left=%d", self._number, self._journal.tries, len(asked))
+        for index, samples, _ in asked:
+            nothing = Segment(self._actors.sampler.version, (), (), End.BUDGET)
+            self._take(index, dict.fromkeys(samples, nothing))
+        return []
+
+    def _take(self, index: int, segments: Mapping[int, Segment]) -> None:
+        group = self._groups[index]
+        self._new[index] |= segments
+        grown = grow(group, segments)
+        self._journal.add(segment_rows(grown, segments, self._number, self._actors.prompts))
+
+    def _settle(self, index: int) -> None:
+        """Every answer of a group is there: judge it where it is complete."""
+        group = extend(self._groups[index], self._new[index], self._limits)
+        rolled = Rolled(group, tuple(sorted(self._new[index])))
+        self._rolled[index] = self._judged(rolled) if group.complete else rolled
+
+    def _closed(self, rolled: Rolled) -> Rolled:
+        """At the phase's end: a group with enough finished responses gives its stragglers up."""
+        enough = self._actors.recipe.min_finished
+        if rolled.group.complete or not enough or rolled.group.num_finished < enough:
+            return rolled
+        return self._judged(replace(rolled, group=give_up(rolled.group)))
+
+    def _judged(self, rolled: Rolled) -> Rolled:
+        prompt = self._actors.prompts[rolled.group.prompt_id]
+        verdicts = judge_group(rolled.group, prompt, self._actors.decode, self._actors.judge)
+        return replace(rolled, verdicts=verdicts)
+
+
+def _stored(group: RolloutGroup, stored: Mapping[tuple[int, int], Segment]) -> dict[int, Segment]:
+    """What an earlier try of the phase stored of a group, by sample."""
+    samples = range(len(group.trajectories))
+    return {sample: stored[group.number, sample] for sample in samples if (group.number, sample) in stored}

@@ -1,0 +1,146 @@
+"""Segments of a round under way: what a killed process had stored is used, not sampled again.
+
+    phases/<key>/<round>/<epoch>-<number>-<digest>.parquet     segments, as SEGMENTS of k15.store.rollouts
+    phases/<key>/<round>/<epoch>-begun                         a process began the round
+
+Pieces leave in the background, all that came within a moment in one. They go once the round is committed,
+which then holds every segment; `k15 gc` takes what a killed process left.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from k15.records import Segment
+from k15.store.artifact import Store
+from k15.store.manifest import corrupt
+from k15.store.rollouts import SegmentRow, segments_from_table, segments_to_table
+from k15.store.tables import decode_table, encode_table
+
+EVERY_S = 2.0
+DIGEST_CHARACTERS = 32
+BEGUN = "begun"
+REMEDY = "delete it and rerun: what it holds is sampled again"
+
+log = logging.getLogger(__name__)
+
+
+class Journals:
+    """The journals of a stage's rounds; a thread writes them for as long as the block lasts.
+
+    The block's end, of any kind, stores what was added before. StoreError is raised by the next call.
+    """
+
+    def __init__(self, store: Store, key: str, *, every_s: float = EVERY_S) -> None:
+        self._store, self._key, self._every_s = store, key, every_s
+        self._epoch = store.fences[key].epoch if key in store.fences else 0
+        self._found: dict[int, list[str]] = {}
+        for info in store.objects.list(f"phases/{key}/"):
+            self._found.setdefault(int(info.path.split("/")[2]), []).append(info.path)
+        self._waiting: dict[int, list[SegmentRow]] = {}
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def begin(self, number: int) -> "Journal":
+        """The journal of round `number`, with what earlier processes left of it."""
+        self._raise()
+        paths = [path for path in self._found.get(number, []) if not path.endswith(BEGUN)]
+        tries = len(self._found.get(number, [])) - len(paths)
+        stored: dict[tuple[int, int], Segment] = {}
+        for path, data in sorted(self._store.objects.get_many(paths).items()):
+            for row in self._decoded(path, data):
+                stored.setdefault((row.group, row.sample), row.segment)
+        if tries:
+            log.info("journal round=%d tries=%d stored=%d", number, tries, len(stored))
+        with self._lock:
+            self._waiting.setdefault(number, [])
+        return Journal(self, number, tries, stored)
+
+    def add(self, number: int, rows: Sequence[SegmentRow]) -> None:
+        """Store segments of a round, soon."""
+        self._raise()
+        with self._lock:
+            self._waiting.setdefault(number, []).extend(rows)
+
+    def clear(self, number: int) -> None:
+        """Forget the rounds up to `number`: they are committed."""
+        with self._lock:
+            self._waiting = {n: rows for n, rows in self._waiting.items() if n > number}
+            paths = [path for n, some in self._found.items() if n <= number for path in some]
+            self._found = {n: some for n, some in self._found.items() if n > number}
+        self._store.objects.delete(paths)
+
+    def _work(self) -> None:
+        last = False
+        while not last:
+            last = self._end.wait(self._every_s)
+            with self._lock:
+                waiting, self._waiting = self._waiting, {}
+            try:
+                for number, rows in waiting.items():
+                    self._write(number, rows)
+            except Exception as error:  # noqa: BLE001 (raised by the next call of the main thread)
+                self._error = error
+                return
+
+    def _write(self, number: int, rows: Sequence[SegmentRow]) -> None:
+        """Objects of this process only; the lease says that there is no other."""
+        self._store.check_fence(self._key)
+        folder = f"phases/{self._key}/{number:06d}/{self._epoch:09d}"
+        pieces = {f"{folder}-{BEGUN}": b""}
+        if rows:
+            data = encode_table(segments_to_table(rows))
+            place = len(self._found.get(number, []))
+            pieces[f"{folder}-{place:06d}-{_digest(data)}.parquet"] = data
+        for path, data in pieces.items():
+            with self._lock:
+                known = self._found.setdefault(number, [])
+                if path in known:
+                    continue
+                known.append(path)
+            self._store.objects.put(path, data)
+
+    def _decoded(self, path: str, data: bytes) -> Iterable[SegmentRow]:
+        uri = self._store.objects.uri(path)
+        if _digest(data) != path.removesuffix(".parquet").rpartition("-")[2]:
+            raise corrupt(uri, "its content does not fit its name", REMEDY)
+        return segments_from_table(decode_table(data), uri)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class Journal:
+    """One round's: what is stored of it already, and what is added."""
+
+    def __init__(
+        self, journals: Journals, number: int, tries: int, stored: Mapping[tuple[int, int], Segment]
+    ) -> None:
+        self.tries = tries
+        self.stored = stored
+        self._journals, self._number = journals, number
+
+    def add(self, rows: Sequence[SegmentRow]) -> None:
+        """Store segments, soon; returns at once."""
+        self._journals.add(self._number, rows)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGEST_CHARACTERS]
