@@ -8,7 +8,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from k15.cli.rounds import is_round, show_round
 from k15.cli.world import Adder, World
 from k15.store.artifact import Artifact
 from k15.store.graph import short
@@ -33,11 +34,15 @@ def add_commands(add: Adder) -> None:
         "k15 show rl                      the newest artifact of node rl",
         "k15 show data:heldout",
         "k15 show s3://k15/stages/3fa1…/model",
+        "k15 show rl --round -1           a round's figures, and its trajectories with their segments",
     )
     command.add_argument(
         "uri", help="an s3:// address, a key or its beginning, or a node; :part for a folder"
     )
-    command.add_argument("--rows", type=int, default=5, help="rows of each table (default 5)")
+    command.add_argument(
+        "--rows", type=int, default=5, help="rows of each table, groups of a round (default 5)"
+    )
+    command.add_argument("--round", type=int, help="a round of an RL stage, at work or done; -1 is the last")
 
 
 def ls(args: argparse.Namespace, world: World) -> int:
@@ -54,7 +59,9 @@ def ls(args: argparse.Namespace, world: World) -> int:
 
 
 def show(args: argparse.Namespace, world: World) -> int:
-    """One artifact."""
+    """One artifact, or one round of a stage."""
+    if args.round is not None or is_round(args.uri):
+        return show_round(world, args.uri, args.round, args.rows)
     ref = world.store.find(args.uri)
     artifact = world.store.open(ref)
     rounds = [] if ref.raw or ref.part else world.store.rounds(ref.key)
