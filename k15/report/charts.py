@@ -1,24 +1,21 @@
-"""The drawings of a run: accuracy against tokens, rounds, where a round's time goes, wall time per stage."""
+"""The drawings of a run: accuracy against tokens, wall time per stage."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from statistics import median
 
 from k15.report.draw import (
     Box,
     Canvas,
     Point,
     Scale,
-    moving_average,
     padded,
     place_label,
     text_width,
 )
-from k15.report.facts import Model, Phase, RunFacts, Stage, orchestration
-from k15.report.palette import NEUTRAL, PHASES, colours, of_model
+from k15.report.facts import Model, RunFacts, Stage
+from k15.report.palette import NEUTRAL, colours, of_model
 
 WIDTH = 1040.0
-PANEL = 336.0
 LABEL = 13.0
 
 
@@ -105,84 +102,6 @@ def axes(canvas: Canvas, frame: Box, x: Scale, y: Scale, *, percent: bool = Fals
     canvas.line((frame[0], frame[3]), (frame[2], frame[3]), "base")
 
 
-def rounds_charts(facts: RunFacts) -> list[str]:
-    """Pass rate, tokens and reward by round; phases that follow each other share one axis."""
-    rows = (
-        ("pass_rate", "Pass rate", True),
-        ("tokens_mean", "Mean tokens", False),
-        ("reward", "Reward", False),
-    )
-    return [rounds_chart(facts, name, title, percent=percent) for name, title, percent in rows]
-
-
-def rounds_chart(facts: RunFacts, column: str, title: str, *, percent: bool) -> str:
-    """One figure by round: each round faint, the moving average strong, the phase's name at its end."""
-    canvas = Canvas(PANEL, 230, f"{title} by round")
-    frame: Box = (44, 34, PANEL - 8, 200)
-    starts = offsets(facts.phases)
-    values = [row[column] for phase in facts.phases for row in phase.rounds]
-    last = max(starts[phase.name] + len(phase.rounds) for phase in facts.phases)
-    x = Scale(0, max(1, last - 1), frame[0] + 4, frame[2] - 4)
-    y = Scale(*padded(values, 0.12, 0.0 if min(values) >= 0 else None), frame[3], frame[1])
-    canvas.text((0, 14), title, "panel")
-    axes(canvas, frame, x, y, percent=percent, about=4)
-    canvas.text((frame[2], frame[3] + 18), "round", "tick", "end")
-    classes = colours(facts)
-    for phase in facts.phases:
-        numbers = [row[column] for row in phase.rounds]
-        spots = [(x(starts[phase.name] + i), y(value)) for i, value in enumerate(numbers)]
-        smooth = moving_average(numbers, max(1, len(numbers) // 6))
-        line = [(spot[0], y(value)) for spot, value in zip(spots, smooth, strict=True)]
-        colour = classes.get(phase.name, NEUTRAL)
-        if starts[phase.name]:
-            canvas.line((spots[0][0], frame[1]), (spots[0][0], frame[3]), "divider")
-        for number, (spot, value) in enumerate(zip(spots, numbers, strict=True)):
-            hint = f"{phase.name} round {number}: {value:.3f}"
-            canvas.add("circle", title=hint, cx=spot[0], cy=spot[1], r=1.8, kind=f"faint {colour}")
-        canvas.path(line, f"curve {colour}")
-        middle = (spots[0][0] + spots[-1][0]) / 2
-        canvas.text((middle, frame[1] - 4), phase.name, f"label halo {colour}", "middle")
-    return canvas.render()
-
-
-def offsets(phases: Sequence[Phase]) -> dict[str, int]:
-    """The round of a common axis at which each phase starts: after the phase whose model it goes on from."""
-    by_name = {phase.name: phase for phase in phases}
-
-    def start(phase: Phase) -> int:
-        before = by_name.get(phase.after)
-        return start(before) + len(before.rounds) if before else 0
-
-    return {phase.name: start(phase) for phase in phases}
-
-
-def time_chart(facts: RunFacts) -> str:
-    """One bar per RL stage: the median seconds of a round by what they went into."""
-    height = 52.0
-    canvas = Canvas(WIDTH, 26 + height * len(facts.phases), "Where the time of a round goes")
-    walls = {phase.name: _median(phase, "wall_s") for phase in facts.phases}
-    x = Scale(0, max(walls.values()), 110, WIDTH - 210)
-    for row, phase in enumerate(facts.phases):
-        top, at = 22 + row * height, x(0)
-        canvas.text((0, top + 20), phase.name, f"label {colours(facts).get(phase.name, NEUTRAL)}")
-        canvas.text((0, top + 35), f"{len(phase.rounds)} rounds", "tick")
-        for name, column, colour in PHASES:
-            seconds = _median(phase, column)
-            wide = x(seconds) - x(0)
-            hint = f"{name}: {seconds:.2f} s"
-            canvas.add("rect", title=hint, x=at, y=top, width=wide, height=26, kind=f"bar {colour}")
-            if wide > 70:
-                canvas.text((at + 8, top + 17), f"{name} {seconds:.2f} s", "inside")
-            at += wide
-        idle = orchestration(phase.rounds)
-        if idle:
-            wide = max(2.0, x(idle.seconds) - x(0))
-            canvas.add("rect", title="orchestration", x=at, y=top, width=wide, height=26, kind="bar p4")
-            text = f"orchestration {idle.seconds:.2f} s · {idle.share:.1%}"
-            canvas.text((at + wide + 10, top + 17), text, "label p4")
-    return canvas.render()
-
-
 def stages_chart(facts: RunFacts) -> str:
     """When each stage ran; where all were found done, when each could start as it was made."""
     done = [stage for stage in facts.stages if stage.manifest]
@@ -235,7 +154,3 @@ def _as_made(stages: Sequence[Stage]) -> dict[str, tuple[float, float]]:
 
 def _epoch(iso: str) -> float:
     return datetime.fromisoformat(iso).timestamp()
-
-
-def _median(phase: Phase, column: str) -> float:
-    return median(row.get(column, 0.0) for row in phase.rounds)

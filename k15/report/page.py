@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from k15.report.charts import accuracy_chart, rounds_charts, stages_chart, time_chart
+from k15.report.charts import accuracy_chart, stages_chart
 from k15.report.facts import Measure, Model, RunFacts
 from k15.report.findings import headline, tiles
 from k15.report.heat import heat_section
 from k15.report.lineage import lineage_chart
 from k15.report.palette import NEUTRAL, of_model
+from k15.report.rounds import rollout_charts, rounds_charts, time_chart
 from k15.report.style import STYLE
 
 MARKS = {"correct": "✓ correct", "wrong": "✗ wrong", "unjudged": "? unjudged"}
@@ -21,7 +22,7 @@ def page(facts: RunFacts) -> str:
     if facts.models:
         body.append(_models(facts))
     if facts.phases:
-        body += [_rounds(facts), _time(facts)]
+        body += [_rounds(facts), *_rollouts(facts), _time(facts)]
     body += [_context(report) for report in facts.contexts]
     if facts.trajectories:
         body.append(_trajectories(facts))
@@ -104,6 +105,17 @@ def _interval(measure: Measure, scale: float) -> str:
 def _rounds(facts: RunFacts) -> str:
     text = "Measured on each round's own training prompts. Dots are rounds, lines their moving average."
     return section("RL, round by round", text, f'<div class="three">{"".join(rounds_charts(facts))}</div>')
+
+
+def _rollouts(facts: RunFacts) -> list[str]:
+    charts = rollout_charts(facts)
+    text = (
+        "What a phase left for later, what ended early, how old the tokens of an update were, and how long "
+        "each engine waited for the other."
+    )
+    return [section("Rollouts and updates", text, f'<div class="three">{"".join(charts)}</div>')] * bool(
+        charts
+    )
 
 
 def _time(facts: RunFacts) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from k15.store.artifact import Store
-from tests.finished_run import commit_rounds
+from tests.stored_rounds import commit_rounds
 
 
 @pytest.fixture(scope="module")

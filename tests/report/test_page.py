@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from k15.report.charts import accuracy_chart, offsets, rounds_charts, stages_chart, time_chart
+from k15.report.charts import accuracy_chart, stages_chart
 from k15.report.draw import Scale, moving_average, nice_step, overlap, padded, place_label
 from k15.report.lineage import lay_tracks, lineage_chart
 from k15.report.page import page
 from k15.report.publish import publish
+from k15.report.rounds import offsets, rollout_charts, rounds_charts, time_chart
 from k15.store.graph import graph_of
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -55,6 +56,7 @@ def test_every_section_and_model_is_there(run_facts):
     assert titles == [
         "Accuracy against tokens",
         "RL, round by round",
+        "Rollouts and updates",
         "Where the time of a round goes",
         "Before and after",
         "Lineage",
@@ -99,6 +101,7 @@ def test_drawings_keep_within_their_canvas(run_facts, draw):
 def test_phases_that_follow_each_other_share_an_axis(run_facts):
     assert offsets(run_facts.phases) == {"rl": 0, "short": 12}
     assert len(rounds_charts(run_facts)) == 3
+    assert len(rollout_charts(run_facts)) == 4  # what was never above zero, or not measured, is left out
 
 
 def test_no_two_lines_of_the_lineage_share_a_lane_at_the_same_row(run_facts):
