@@ -99,6 +99,7 @@ class RoundCommit:
         content = {**played.state(), "row": row}
         if not ctx.store.commit_round(ctx.job.key, number, upload.result(), content):
             raise RuntimeError(f"round {number} was committed by another writer; this one lost its lease")
+        log.debug("round=%d at=committed", number)
         self._journals.clear(number)
         return row
 

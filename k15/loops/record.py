@@ -26,6 +26,7 @@ class Made:
     drawn: Draw
     training: Sequence[Group]  # of drawn.trained
     stats: UpdateStats
+    prefix_hit_share: float  # of the sampler's cache, over continued responses
 
 
 def round_figures(made: Made, prompts: Mapping[str, Prompt]) -> Row:
@@ -34,6 +35,7 @@ def round_figures(made: Made, prompts: Mapping[str, Prompt]) -> Row:
     return {
         "round": made.number,
         "sampled_tokens": sum(len(trajectory.segments[-1].token_ids) for trajectory in new),
+        "prefix_hit_share": made.prefix_hit_share,
         **rollout_figures([rolled.group for rolled in made.rolled], made.finished, prompts),
         **update_figures(made.training, made.drawn.trained, made.stats, version=made.version),
     }
@@ -64,6 +66,7 @@ def recorded(
         "reason": "the process ended before they were stored; sampled again",
         "tries": tries,
         "responses": asked_again,
+        "tokens_at_most": asked_again * actors.recipe.phase_token_budget,
     }
     return Played(
         number=made.number,

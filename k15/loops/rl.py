@@ -51,6 +51,7 @@ def run_phase(
     while state.next_round < phase.recipe.rounds and not state.stopped and not stopping():
         clock = Clock()
         played = play_round(phase, state, clock)
+        log.debug("round=%d at=committing", played.number)
         commit(played, clock)
         state = played.after
     return state
@@ -63,7 +64,9 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     groups, taken = take_groups(recipe, phase.actors.prompts, phase.encode, state)
     journal = phase.journal(number)
     rollout = Rollout(phase.actors, groups, number, journal)
+    log.debug("round=%d at=begun", number)
     rolled = rollout.run(clock)
+    log.debug("round=%d at=sampled", number)
     finished = [JudgedGroup(r.group, r.verdicts, number) for r in rolled if r.verdicts]
     usable = [group for group in finished if num_judged(group.verdicts) >= MIN_JUDGED]
     drawn = draw(
@@ -75,7 +78,8 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     )
     training = [training_group(recipe, group, number, version=version) for group in drawn.trained]
     stats = train(phase, training, number, clock)
-    made = Made(number, version, rolled, finished, drawn, training, stats)
+    hits = phase.actors.sampler.stats.prefix_hit_share
+    made = Made(number, version, rolled, finished, drawn, training, stats, hits)
     row = round_figures(made, phase.actors.prompts)
     after = state_after(recipe, taken, made, row, seconds=clock.read()["wall_s"])
     return recorded(phase.actors, made, after, row, tries=journal.tries, asked_again=rollout.asked_again)
@@ -87,9 +91,11 @@ def train(phase: Phase, training: Sequence[Group], number: int, clock: Clock) ->
         return NO_UPDATE
     with clock("train"):
         stats = update(phase, training, number)
+    log.debug("round=%d at=trained", number)
     check_mismatch(stats, phase.recipe.mismatch_limit, number)
     with clock("publish"):
         ticket = phase.trainer.publish(number + 1, deadline_s=TRANSFER_DEADLINE_S)
+    log.debug("round=%d at=published", number)
     with clock("update"):
         phase.actors.sampler.update(ticket, deadline_s=TRANSFER_DEADLINE_S)
     return stats

@@ -18,6 +18,7 @@ from k15.store.rollouts import SegmentRow
 
 log = logging.getLogger(__name__)
 
+Asked = tuple[int, list[int], SampleRequest]  # place of the group, its samples, what is asked for them
 MAX_TRIES = 6  # processes that may begin one phase: then it ends with what they stored
 
 
@@ -73,28 +74,36 @@ class Rollout:
         for index in range(len(self._groups)):
             if not left[index]:
                 self._settle(index)
-        deadline_s = self._actors.recipe.phase_deadline_s
-        begin = time.perf_counter()
-        with clock("rollout"):
-            answers = self._actors.sampler.sample([request for _, _, request in asked], deadline_s=deadline_s)
-        for answered in range(len(asked)):
-            with clock("rollout"):
-                answer = next(answers, None)
-            clock.seconds["sampling_s"] = time.perf_counter() - begin
-            if answer is None:
-                raise RuntimeError(f"the sampler answered {answered} of {len(asked)} requests")
-            with clock("reward"):
-                place, segments = answer
-                index, samples, _ = asked[place]
-                self._take(index, dict(zip(samples, segments, strict=True)))
-                left[index] -= 1
-                if not left[index]:
-                    self._settle(index)
+        if asked:
+            self._sample(asked, left, clock)
         with clock("reward"):
             return [self._closed(self._rolled[index]) for index in range(len(self._groups))]
 
-    def _asked(self) -> list[tuple[int, list[int], SampleRequest]]:
-        """What the sampler is to answer: (place of the group, its samples, request)."""
+    def _sample(self, asked: Sequence[Asked], left: Counter[int], clock: Clock) -> None:
+        """Take every answer; `left` counts those a group still waits for."""
+        answered, begin = 0, time.perf_counter()
+        with clock("rollout"):
+            answers = self._actors.sampler.sample(
+                [request for _, _, request in asked], deadline_s=self._actors.recipe.phase_deadline_s
+            )
+        while True:
+            with clock("rollout"):
+                answer = next(answers, None)
+            if answer is None:
+                break
+            clock.seconds["sampling_s"] = time.perf_counter() - begin
+            with clock("reward"):
+                index, samples, _ = asked[answer[0]]
+                self._take(index, dict(zip(samples, answer[1], strict=True)))
+                left[index] -= 1
+                if not left[index]:
+                    self._settle(index)
+            answered += 1
+        if answered != len(asked):
+            raise RuntimeError(f"the sampler answered {answered} of {len(asked)} requests")
+
+    def _asked(self) -> list[Asked]:
+        """What the sampler is to answer."""
         recipe, asked = self._actors.recipe, []
         for index, group in enumerate(self._groups):
             seed = (recipe.seed * 1_000_003 + self._number) * 100_003 + index * recipe.samples_per_prompt

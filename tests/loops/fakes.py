@@ -8,7 +8,18 @@ from k15.loops.replay import ReplayState
 from k15.loops.rl import Phase, run_phase
 from k15.loops.rollout import Actors
 from k15.recipes.rl import RlRecipe
-from k15.records import End, Group, Part, Prompt, Segment, Status, UpdateStats, Verdict, WeightTicket
+from k15.records import (
+    End,
+    Group,
+    Part,
+    Prompt,
+    SampleStats,
+    Segment,
+    Status,
+    UpdateStats,
+    Verdict,
+    WeightTicket,
+)
 
 ALPHABET = 97
 
@@ -18,6 +29,7 @@ class SeededSampler:
     """Each response is a fixed function of its prompt and sample, cut wherever the budget says."""
 
     version: int = 0
+    stats: SampleStats = SampleStats()  # noqa: RUF009 (frozen)
     asked: list = field(default_factory=list)
 
     def sample(self, requests, *, deadline_s):
