@@ -21,8 +21,20 @@ from k15.store.manifest import Manifest, Provenance, RoundManifest
 from k15.store.tables import Demonstration, demonstrations_to_table, encode_table, prompts_to_table
 from tests.s3 import S3Server
 
+FLOW = """
+import os, sys
+from pathlib import Path
+from flows.launcher import ProcessLauncher
+from k15.recipes.pipeline import Resources
+launcher = ProcessLauncher(Path(sys.argv[1]), Path.cwd(), dict(os.environ), debug=True)
+stage = launcher.start(sys.argv[2], sys.argv[3], Resources())
+for line in stage.lines():
+    print(line, flush=True)
+sys.exit(stage.wait())
+"""  # what the flow does with a stage, in a process that a test may kill
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / ".venv" / "engine" / "bin" / "python"
+CONTROL = ROOT / ".venv" / "control" / "bin" / "python"
 SUMS = [(a, b) for a in range(10) for b in range(10)]
 FILLER = "well "
 DEADLINE_S = 600.0
@@ -129,12 +141,12 @@ class RlStage:
         )
 
     def start(self, job: Job) -> "subprocess.Popen[bytes]":
-        """Start a stage; its output goes to a file of its own in the folder."""
+        """Start a stage through the flow's launcher; its output goes to a file of its own in the folder."""
         uri = self.store.put_job(job)
         self._started += 1
         with (self.folder / f"{job.kind}-{self._started}.log").open("wb") as log:
             process = subprocess.Popen(
-                [ENGINE, "-m", f"stages.{job.kind}", "--job", uri],
+                [CONTROL, "-c", FLOW, ENGINE, job.kind, uri],
                 cwd=ROOT,
                 env=self._env(),
                 stdin=subprocess.DEVNULL,
@@ -151,9 +163,13 @@ class RlStage:
             raise RuntimeError(f"{job.kind} ended with exit code {code}:\n{self.log(job)[-4000:]}")
         return self.log(job)
 
+    def log_path(self, job: Job) -> Path:
+        """Where the stage started last says it."""
+        return self.folder / f"{job.kind}-{self._started}.log"
+
     def log(self, job: Job) -> str:
         """What the stage started last said."""
-        return (self.folder / f"{job.kind}-{self._started}.log").read_text(errors="replace")
+        return self.log_path(job).read_text(errors="replace")
 
     def manifest(self, job: Job) -> Manifest:
         """Of a finished stage."""

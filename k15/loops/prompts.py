@@ -14,12 +14,13 @@ Encode = Callable[[Prompt], tuple[int, ...]]
 def take_groups(
     recipe: RlRecipe, prompts: Mapping[str, Prompt], encode: Encode, state: ReplayState
 ) -> tuple[list[RolloutGroup], ReplayState]:
-    """What is open, filled up with fresh prompts to the round's size; and the state with them taken.
+    """What is open, and fresh prompts for the room a phase has left; and the state with them taken.
 
     A function of its arguments: a resumed round takes what the one that was killed had taken.
     """
     carried = list(state.open_groups)
-    wanted = max(0, recipe.prompts_per_round - len(carried))
+    unfinished = sum(len(group.trajectories) - group.num_finished for group in carried)
+    wanted = max(0, recipe.prompts_per_round - -(-unfinished // recipe.samples_per_prompt))
     taken, frontiers = SAMPLERS[recipe.sampler](recipe, prompts, state, wanted)
     fresh = []
     for offset, prompt_id in enumerate(taken):

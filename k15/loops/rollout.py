@@ -19,6 +19,7 @@ from k15.store.rollouts import SegmentRow
 log = logging.getLogger(__name__)
 
 Asked = tuple[int, list[int], SampleRequest]  # place of the group, its samples, what is asked for them
+SEEDS_PER_RUN, MAX_SEED = 2**40, 2**62  # one for each response, the same in all its phases
 MAX_TRIES = 6  # processes that may begin one phase: then it ends with what they stored
 
 
@@ -106,13 +107,13 @@ class Rollout:
         """What the sampler is to answer."""
         recipe, asked = self._actors.recipe, []
         for index, group in enumerate(self._groups):
-            seed = (recipe.seed * 1_000_003 + self._number) * 100_003 + index * recipe.samples_per_prompt
+            seed = (recipe.seed * SEEDS_PER_RUN + group.number * recipe.samples_per_prompt) % MAX_SEED
             for samples, request in requests(
                 group,
                 self._new[index],
                 self._limits,
                 temperature=recipe.temperature,
-                seed=seed % 2**31,
+                seed=seed,
                 max_period=recipe.repeat_max_period,
             ):
                 asked.append((index, samples, request))

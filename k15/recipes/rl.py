@@ -78,7 +78,11 @@ class RlRecipe(StageRecipe):
 
     seed: int = 0
     rounds: int = Field(30, ge=1)
-    prompts_per_round: int = Field(64, ge=1, description="groups in a phase, unfinished ones among them")
+    prompts_per_round: int = Field(
+        64,
+        ge=1,
+        description="with samples_per_prompt, the responses a phase has room for; unfinished ones come first",
+    )
     samples_per_prompt: int = Field(8, ge=2, description="k of eq. 3")
     max_response_tokens: int = Field(64, ge=1)
     phase_token_budget: int = Field(

@@ -20,7 +20,7 @@ from k15.store.manifest import corrupt
 from k15.store.rollouts import SegmentRow, segments_from_table, segments_to_table
 from k15.store.tables import decode_table, encode_table
 
-EVERY_S = 2.0
+EVERY_S = 1.0
 DIGEST_CHARACTERS = 32
 BEGUN = "begun"
 REMEDY = "delete it and rerun: what it holds is sampled again"

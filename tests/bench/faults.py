@@ -1,0 +1,253 @@
+"""SIGKILL of every process of an RL phase at every boundary of a round: nothing skipped, twice or lost.
+
+A real stage on a small model, under the flow's launcher. Each injection waits for a boundary (or a moment
+drawn after it) and kills one of: stage, sampler, trainer, the flow above them, the S3 server. In the end
+every prompt of the frontier was taken once, every token that was ever stored is in the commit of its round,
+and each has a fate; the policy is compared, to the bit, with that of a run that nobody disturbed.
+
+`make bench NAME=faults ARGS="--injections 21 --seed 0"`; writes out/bench/faults.json.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from k15.algo.sampling import uniform
+from k15.store.job import Job
+from k15.store.rollouts import GROUPS_FILE, SEGMENTS_FILE
+from k15.store.tables import decode_table
+from tests.rl_stage import RlStage, prompts, weights_digest
+from tests.s3 import S3Server, s3_server
+
+BOUNDARIES = ("starting", "begun", "middle", "sampled", "trained", "published", "committing", "committed")
+PLAN = [
+    *(("stages.rl", boundary) for boundary in BOUNDARIES),
+    *(("stages.sampler", boundary) for boundary in ("begun", "middle", "published")),
+    *(("stages.trainer", boundary) for boundary in ("begun", "sampled", "trained")),
+    *(("flow", boundary) for boundary in ("begun", "middle", "committing")),
+    *(("s3", boundary) for boundary in ("starting", "middle", "committing", "committed")),
+]
+MOMENT_S = {"starting": 15.0, "middle": 2.5}  # the kill comes within this, at random
+WAIT_S = 600.0
+Place = tuple[int, int, int]  # round, group, sample
+
+
+@dataclass
+class Watch:
+    """What was ever seen in the store, and what was done to it."""
+
+    stored: dict[Place, list[int]] = field(default_factory=dict)  # tokens of segments in journals
+    done: list[tuple[str, str, int]] = field(default_factory=list)
+    changed: int = 0  # tokens stored anew with another content
+
+    def look(self, rl: RlStage, job: Job) -> None:
+        """Take note of the journals as they are."""
+        paths = [info.path for info in rl.store.objects.list(f"phases/{job.key}/")]
+        found = rl.store.objects.get_many([path for path in paths if path.endswith(".parquet")])
+        for data in found.values():
+            for row in decode_table(data).to_pylist():
+                place = (row["round"], row["group"], row["sample"])
+                if self.stored.setdefault(place, row["token_ids"]) != row["token_ids"]:
+                    self.changed += len(row["token_ids"])
+
+
+def main() -> int:
+    """Run the plan, then count."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--injections", type=int, default=len(PLAN))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    drawn = random.Random(arguments.seed)
+    plan = (PLAN * (1 + arguments.injections // len(PLAN)))[: arguments.injections]
+    if arguments.injections < len(PLAN):
+        plan = drawn.sample(PLAN, arguments.injections)
+    else:
+        drawn.shuffle(plan)
+    with (
+        tempfile.TemporaryDirectory(prefix="k15-faults-") as folder,
+        s3_server(Path(folder) / "s3") as server,
+    ):
+        rl = RlStage(server, "faults", Path(folder) / "rl")
+        try:
+            figures = measure(rl, server, plan, drawn)
+        finally:
+            rl.end()
+    for name, value in figures.items():
+        print(f"{name:<28} {value:g}")
+    target = Path("out/bench/faults.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def measure(
+    rl: RlStage, server: S3Server, plan: list[tuple[str, str]], drawn: random.Random
+) -> dict[str, float]:
+    """The figures of a disturbed run, held against one that was left alone."""
+    recipe = {
+        "rounds": len(plan) + 4,
+        "prompts_per_round": 24,
+        "samples_per_prompt": 4,
+        "max_response_tokens": 96,
+        "phase_token_budget": 24,
+        "update": {"lr": 3e-4},
+    }
+    job = rl.rl(recipe, every=3)
+    watch, began = Watch(), time.monotonic()
+    for victim, boundary in plan:
+        inject(rl, server, job, victim, boundary, drawn, watch)
+    rl.run(job)
+    disturbed_s = time.monotonic() - began
+    calm = rl.rl({**recipe, "priority_prior": 0.4})  # which a uniform sampler does not read
+    rl.run(calm)
+    same = weights_digest(rl.manifest(job)) == weights_digest(rl.manifest(calm))
+    return {
+        "injections": len(watch.done),
+        **account(rl, job, watch),
+        "weights_as_undisturbed": float(same),
+        "rounds": len(rl.rounds(job)),
+        "seconds_per_injection": disturbed_s / max(1, len(plan)),
+    }
+
+
+def inject(
+    rl: RlStage, server: S3Server, job: Job, victim: str, boundary: str, drawn: random.Random, watch: Watch
+) -> None:
+    """Start the stage where it is not up, wait for the boundary in one of its next rounds, kill, look."""
+    process = rl.start(job)
+    last = len(rl.rounds(job))
+    wanted = f"round={last + drawn.randint(0, 1)} at={'begun' if boundary in MOMENT_S else boundary}"
+    deadline = time.monotonic() + WAIT_S
+    log = rl.log_path(job)
+    while boundary != "starting" and wanted not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{wanted} never came:\n{rl.log(job)[-3000:]}")
+        time.sleep(0.01)
+    time.sleep(drawn.random() * MOMENT_S.get(boundary, 0.0))
+    if victim == "s3":
+        server.kill()
+    else:
+        kill(rl, process.pid, victim)
+    watch.done.append((victim, boundary, last))
+    if victim == "s3":
+        time.sleep(1.0)
+        server.start()
+        time.sleep(2.0)
+        for pid in family(process.pid):  # whether or not it got over the loss
+            end(pid)
+    process.wait(WAIT_S)
+    wait_until_gone(rl)
+    watch.look(rl, job)
+    print(f"{len(watch.done):>3}  {victim:<15} {boundary:<11} after round {last}", flush=True)
+
+
+def kill(rl: RlStage, flow: int, victim: str) -> None:
+    """SIGKILL the flow, or the one process below it that runs a module."""
+    if victim == "flow":
+        end(flow)
+        return
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        found = [pid for pid in family(flow) if victim in command(pid)]
+        if found:
+            end(found[-1])
+            return
+        if not psutil.pid_exists(flow):
+            break
+        time.sleep(0.02)
+    raise RuntimeError(f"there is no {victim} to kill in {rl.folder}")
+
+
+def family(root: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def command(pid: int) -> str:
+    """A process's command line; empty where it is gone."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def end(pid: int) -> None:
+    """SIGKILL, quiet where it is gone."""
+    if psutil.pid_exists(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_until_gone(rl: RlStage) -> None:
+    """Nothing a killed run started is left; RuntimeError where something stays."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        left = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("TMPDIR") == rl.environment["TMPDIR"]
+                left += [process.pid] * (mine and process.status() != psutil.STATUS_ZOMBIE)
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+        if not left:
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"processes {left} outlived the run that started them")
+
+
+def account(rl: RlStage, job: Job, watch: Watch) -> dict[str, float]:
+    """Prompts of the frontier, and every token: in its round's commit, and with a fate."""
+    rounds = rl.rounds(job)
+    taken: dict[int, str] = {}
+    fate: dict[int, str] = {}
+    committed: dict[Place, list[int]] = {}
+    positions: Counter[tuple[int, int]] = Counter()
+    misplaced = 0
+    for record in rounds:
+        for row in rl.table(record, GROUPS_FILE):
+            taken[row["group"]] = row["prompt_id"]
+            fate[row["group"]] = row["fate"]
+        for row in rl.table(record, SEGMENTS_FILE):
+            committed[row["round"], row["group"], row["sample"]] = row["token_ids"]
+            misplaced += len(row["token_ids"]) * (row["position"] != positions[row["group"], row["sample"]])
+            positions[row["group"], row["sample"]] += 1
+    state = rounds[-1].state["replay"]
+    ids = [prompt.id for prompt in prompts()]
+    order = uniform(len(ids), start=0, count=sum(state["frontiers"]), seed=job.recipe["seed"])
+    expected = Counter(ids[position] for position in order)
+    found = Counter(taken.values())
+    lost = [tokens for place, tokens in watch.stored.items() if committed.get(place) != tokens]
+    fateless = [tokens for (_, group, _), tokens in committed.items() if group not in fate]
+    waiting = {group for group, _ in state["open_groups"]} | {group for group, *_ in state["buffer"]}
+    ended = {"trained", "uniform", "dropped"}
+    nowhere = [group for group, name in fate.items() if name not in ended and group not in waiting]
+    by_fate: Counter[str] = Counter()
+    for (_, group, _), tokens in committed.items():
+        by_fate[fate.get(group, "none")] += len(tokens)
+    again = [entry for record in rounds for entry in record.state["lost"]]
+    return {
+        "prompts_skipped": float((expected - found).total()),
+        "prompts_twice": float((found - expected).total()),
+        "tokens_unaccounted": float(sum(map(len, [*lost, *fateless])) + misplaced + len(nowhere)),
+        "tokens_lost_after_stored": float(sum(map(len, lost)) + watch.changed),
+        "tokens_committed": float(sum(map(len, committed.values()))),
+        "tokens_seen_in_journals": float(sum(map(len, watch.stored.values()))),
+        **{f"tokens_{name}": float(count) for name, count in sorted(by_fate.items())},
+        "responses_sampled_again": float(sum(entry["responses"] for entry in again)),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
