@@ -36,6 +36,8 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / ".venv" / "engine" / "bin" / "python"
 CONTROL = ROOT / ".venv" / "control" / "bin" / "python"
 SUMS = [(a, b) for a in range(10) for b in range(10)]
+BASE = Job(node="base", kind="base", version=1, recipe={}, inputs={})
+STEPS = 150  # of the fit
 FILLER = "well "
 DEADLINE_S = 600.0
 MAKE_MODEL = """
@@ -93,9 +95,9 @@ class RlStage:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._started = 0
 
-    def prepare(self, steps: int = 150) -> Manifest:
+    def prepare(self, steps: int = STEPS) -> Manifest:
         """A model fitted to the demonstrations."""
-        made = Job(node="base", kind="base", version=1, recipe={}, inputs={})
+        made = BASE
         if self.store.manifest(made.key) is None:
             local = self.folder / "model"
             subprocess.run([ENGINE, "-c", MAKE_MODEL, local], check=True, cwd=ROOT, env=self._env())
@@ -115,11 +117,9 @@ class RlStage:
         self.run(job)
         return self.manifest(job)
 
-    def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = 150) -> Job:
+    def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = STEPS) -> Job:
         """An RL job on that model."""
-        fitted = self.prepare(steps)
-        base = self.manifest(Job(node="base", kind="base", version=1, recipe={}, inputs={}))
-        inputs = {"model": fitted.ref("model"), "prompts": base.ref("train")}
+        inputs = {"model": self.prepare(steps).ref("model"), "prompts": self.manifest(BASE).ref("train")}
         return self.job("rl", recipe, inputs, Resources(checkpoint_every_rounds=every))
 
     def job(
