@@ -65,15 +65,13 @@ def training_group(recipe: RlRecipe, group: JudgedGroup, number: int, *, version
     ]
     assert len(judged) >= MIN_JUDGED, group.rollouts.prompt_id
     weight = recipe.length_reward_weight if number >= recipe.length_reward_from_round else 0.0
-    shaped = group_rewards(
+    rewards = group_rewards(
         [len(trajectory.token_ids) for trajectory, _ in judged],
         [score for _, score in judged],
         length_weight=weight,
+        repeated=[trajectory.segments[-1].end is End.REPEAT for trajectory, _ in judged],
+        repeat_weight=recipe.repeat_penalty,
     )
-    rewards = [
-        reward - recipe.repeat_penalty * (trajectory.segments[-1].end is End.REPEAT)
-        for reward, (trajectory, _) in zip(shaped, judged, strict=True)
-    ]
     rows = [
         training_row(trajectory, newest_only=recipe.loss_segments == "newest") for trajectory, _ in judged
     ]

@@ -1,11 +1,11 @@
 """The groups of a phase: unfinished ones first, then prompts as the recipe's sampler takes them (§4)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from k15.algo.sampling import priorities, prioritized, uniform
+from k15.algo.sampling import curriculum, priorities, prioritized
 from k15.loops.replay import ReplayState, RolloutGroup
-from k15.recipes.rl import Band, RlRecipe
+from k15.recipes.rl import RlRecipe
 from k15.records import Prompt, Trajectory
 
 Encode = Callable[[Prompt], tuple[int, ...]]
@@ -35,35 +35,33 @@ def check_prompts(recipe: RlRecipe, prompts: Mapping[str, Prompt]) -> None:
     """ValueError where there is no prompt to take in some round."""
     if not prompts:
         raise ValueError("there are no prompts; check the data stage's num_train and num_heldout")
-    for band in bands(recipe):
-        if not members(prompts, band):
-            raise ValueError(
-                f"curriculum: no prompt has a difficulty of {band.easiest:g} to {band.hardest:g}; widen the"
-                f" band from round {band.from_round}"
-            )
+    difficulties = [prompt.difficulty for prompt in prompts.values()]
+    spans = bands(recipe)
+    for first, _, _ in spans:
+        curriculum(difficulties, spans, (0,) * len(spans), number=first, count=0, seed=0)
 
 
-def bands(recipe: RlRecipe) -> Sequence[Band]:
+def bands(recipe: RlRecipe) -> list[tuple[int, float, float]]:
     """The recipe's bands; all difficulties where its sampler has none."""
-    return recipe.curriculum if recipe.sampler == "curriculum" else (Band(from_round=0),)
-
-
-def members(prompts: Mapping[str, Prompt], band: Band) -> list[str]:
-    """The ids of the prompts in a band, in their order."""
-    return [p.id for p in prompts.values() if band.easiest <= p.difficulty <= band.hardest]
+    if recipe.sampler != "curriculum":
+        return [(0, 0.0, 1.0)]
+    return [(band.from_round, band.easiest, band.hardest) for band in recipe.curriculum]
 
 
 def _by_band(
     recipe: RlRecipe, prompts: Mapping[str, Prompt], state: ReplayState, wanted: int
 ) -> tuple[list[str], tuple[int, ...]]:
     """Every prompt of the round's band once per epoch; each band keeps its own place."""
-    all_bands = bands(recipe)
-    place = max(i for i, band in enumerate(all_bands) if band.from_round <= state.next_round)
-    ids = members(prompts, all_bands[place])
-    frontiers = list(state.frontiers or (0,) * len(all_bands))
-    drawn = uniform(len(ids), start=frontiers[place], count=wanted, seed=recipe.seed)
-    frontiers[place] += wanted
-    return [ids[position] for position in drawn], tuple(frontiers)
+    spans, ids = bands(recipe), list(prompts)
+    drawn, frontiers = curriculum(
+        [prompt.difficulty for prompt in prompts.values()],
+        spans,
+        state.frontiers or (0,) * len(spans),
+        number=state.next_round,
+        count=wanted,
+        seed=recipe.seed,
+    )
+    return [ids[position] for position in drawn], frontiers
 
 
 def _by_priority(
