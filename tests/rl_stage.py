@@ -39,7 +39,8 @@ SUMS = [(a, b) for a in range(10) for b in range(10)]
 BASE = Job(node="base", kind="base", version=1, recipe={}, inputs={})
 STEPS = 150  # of the fit
 FILLER = "well "
-DEADLINE_S = 600.0
+DEADLINE_S = 1200.0
+TRIES = 3
 MAKE_MODEL = """
 import sys, torch, transformers
 from k15.tasks.tokenizer import train_tokenizer
@@ -157,11 +158,15 @@ class RlStage:
         return process
 
     def run(self, job: Job) -> str:
-        """Run a stage to its end; what it said. RuntimeError where it failed."""
-        code = self.start(job).wait(DEADLINE_S)
-        if code:
-            raise RuntimeError(f"{job.kind} ended with exit code {code}:\n{self.log(job)[-4000:]}")
-        return self.log(job)
+        """Run a stage to its end, again where it faults, as the flow does; what it said.
+
+        RuntimeError where it failed every time.
+        """
+        for _ in range(TRIES):
+            code = self.start(job).wait(DEADLINE_S)
+            if not code:
+                return self.log(job)
+        raise RuntimeError(f"{job.kind} ended with exit code {code}:\n{self.log(job)[-4000:]}")
 
     def log_path(self, job: Job) -> Path:
         """Where the stage started last says it."""
