@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from k15.store.rollouts import SEGMENTS_FILE
-from tests.bench.faults import Watch, account, inject
+from tests.bench.faults import inject
+from tests.ledger import Watch, account
 from tests.rl_stage import RlStage, weights_digest
 from tests.s3 import S3Server, s3_server
 
