@@ -46,7 +46,7 @@ def body(ctx: StageContext, recipe: RlRecipe) -> None:
             raise StageStopped(
                 f"stopped after round {state.next_round} of {recipe.rounds}; a rerun continues there"
             )
-        journals.clear(state.next_round)
+    journals.clear(state.next_round)  # nothing is written any more
     finish(ctx, state, excluded)
 
 
