@@ -6,10 +6,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from k15.algo.order import drawn, mixed, natural, shuffled
-from k15.algo.packing import packed
+from k15.algo.packing import WINDOW, packed
 from k15.loops.stream import Part, Span, Step
 from k15.recipes.activation import ActivateRecipe, ContextPhase
 from k15.recipes.supervised import Phase
+
+LEAST_WINDOW = 256  # documents packed together, however few there are
 
 Lengths = Mapping[str, Sequence[int]]  # data set → tokens of each of its examples
 
@@ -28,7 +30,7 @@ def supervised_parts(phases: Sequence[Phase], lengths: Lengths, seed: int) -> li
 
 
 def context_parts(recipe: ActivateRecipe, lengths: Lengths) -> list[Part]:
-    """The plans of activation: at even distances rows of full length, else whole short documents."""
+    """The plans of activation: at even distances rows of full length, else short documents packed."""
 
     def part(number: int, phase: ContextPhase) -> Part:
         return Part(
@@ -67,10 +69,8 @@ def _examples(phase: Phase, fitting: Lengths, lengths: Lengths, seed: int) -> It
     if phase.mixture:
         weights = dict(phase.mixture)
         if phase.mixture_by == "tokens":
-            weights = {
-                name: weight / _mean([lengths[name][index] for index in fitting[name]])
-                for name, weight in weights.items()
-            }
+            taken = {name: [lengths[name][index] for index in fitting[name]] for name in weights}
+            weights = _by_tokens(weights, taken, 0.0)
         streams = {name: shuffled(len(fitting[name]), f"{seed} {name}") for name in weights}
         places = mixed(streams, weights, f"{seed} mixture")
     else:
@@ -101,16 +101,20 @@ def _context_steps(
     recipe: ActivateRecipe, phase: ContextPhase, lengths: Lengths, seed: int
 ) -> Iterator[Step]:
     whole, short = _context_sources(recipe, phase, lengths, seed)
-    full_rows, short_rows = _full_rows(whole, phase.length), _short_rows(short, phase.length)
-    share = recipe.full_attention_share
-    sequence = 0
+    full_rows = _full_rows(whole, phase.length)
+    epoch = sum(len(lengths[name]) for name in phase.partial or lengths)
+    partial_rows = _partial_rows(short, phase.length, epoch, seed)
+    share, num_full, num_all = recipe.full_attention_share, 0, 0
     while True:
         rows: list[tuple[Span, ...]] = []
         for _ in range(phase.sequences_per_step):
-            # Full rows come at even distances, so any share is met over a phase, small batches or not.
-            wants_full = int((sequence + 1) * share) > int(sequence * share)
-            rows += [next(full_rows)] if wants_full else next(short_rows)
-            sequence += 1
+            # Of the tokens drawn so far, so that rows not quite full leave the share as it is.
+            wants_full = num_full + phase.length / 2 <= share * (num_all + phase.length)
+            sequence = [next(full_rows)] if wants_full else next(partial_rows)
+            num_tokens = sum(span.stop - span.start for spans in sequence for span in spans)
+            num_full += num_tokens if wants_full else 0
+            num_all += num_tokens
+            rows += sequence
         yield Step(tuple(rows), phase.sequences_per_step)
 
 
@@ -120,16 +124,16 @@ def _context_sources(
     """Documents for rows of full length, and for the others: one stream where nothing tells them apart."""
     power = recipe.length_upsampling
     if not phase.full and not power:
-        both = _documents(lengths, {}, 0.0, seed)
+        both = _documents(lengths, {}, phase.mixture_by, 0.0, seed)
         return both, both
     return (
-        _documents(lengths, phase.full, power, f"{seed} full"),
-        _documents(lengths, phase.partial, 0.0, f"{seed} partial"),
+        _documents(lengths, phase.full, phase.mixture_by, power, f"{seed} full"),
+        _documents(lengths, phase.partial, phase.mixture_by, 0.0, f"{seed} partial"),
     )
 
 
 def _documents(
-    lengths: Lengths, mixture: Mapping[str, float], power: float, seed: int | str
+    lengths: Lengths, mixture: Mapping[str, float], mixture_by: str, power: float, seed: int | str
 ) -> Iterator[Example]:
     """Endless documents, of a mixture or of all data sets; with a power longer ones are drawn more often."""
     if not mixture and not power:
@@ -137,6 +141,8 @@ def _documents(
     else:
         # Without a mixture a data set weighs what its documents weigh together, so all are drawn alike.
         weights = dict(mixture) or {name: sum(n**power for n in some) for name, some in lengths.items()}
+        if mixture and mixture_by == "tokens":
+            weights = _by_tokens(weights, lengths, power)
         streams = {
             name: drawn([length**power for length in lengths[name]], f"{seed} {name}")
             if power
@@ -164,21 +170,34 @@ def _full_rows(documents: Iterator[Example], length: int) -> Iterator[tuple[Span
                 held, room = [], length
 
 
-def _short_rows(documents: Iterator[Example], num_tokens: int) -> Iterator[list[tuple[Span, ...]]]:
-    """Lists of documents with `num_tokens` tokens together at most; a longer one is cut into such pieces."""
-    held: list[tuple[Span, ...]] = []
-    room = num_tokens
-    for name, index, size in documents:
-        for start in range(0, size, num_tokens):
-            stop = min(size, start + num_tokens)
-            if stop - start < 2:
-                continue  # a last token alone predicts nothing
-            if held and stop - start > room:
-                yield held
-                held, room = [], num_tokens
-            held.append((Span(name, index, start, stop),))
-            room -= stop - start
+def _partial_rows(
+    documents: Iterator[Example], num_tokens: int, epoch: int, seed: int
+) -> Iterator[list[tuple[Span, ...]]]:
+    """Lists of documents with `num_tokens` tokens together at most; a longer one is cut into such pieces.
+
+    They are packed best fit among as many as there are in an `epoch`, or fewer.
+    """
+    pieces = (
+        Span(name, index, start, min(size, start + num_tokens))
+        for name, index, size in documents
+        for start in range(0, size, num_tokens)
+        if size - start > 1  # a last token alone predicts nothing
+    )
+    sequences = packed(
+        pieces,
+        lambda span: span.stop - span.start,
+        num_tokens,
+        seed=f"{seed} packing",
+        window=min(WINDOW, max(LEAST_WINDOW, epoch)),
+    )
+    for sequence in sequences:
+        yield [(span,) for span in sequence]
 
 
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values)
+def _by_tokens(weights: Mapping[str, float], lengths: Lengths, power: float) -> dict[str, float]:
+    """Weights to draw examples by for `weights` as shares of tokens, where they are drawn ∝ length^power."""
+    drawn_tokens = {
+        name: sum(n ** (power + 1) for n in lengths[name]) / sum(n**power for n in lengths[name])
+        for name in weights
+    }
+    return {name: weight / drawn_tokens[name] for name, weight in weights.items()}

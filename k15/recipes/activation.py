@@ -1,6 +1,6 @@
 """Long-context activation (METHOD.md §7)."""
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,9 @@ class ContextPhase(Config):
     partial: Mixture = Field(
         {}, description="data sets of the rows packed with short documents (cooldown data)"
     )
+    mixture_by: Literal["examples", "tokens"] = Field(
+        "tokens", description="what the weights of both are shares of"
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -38,7 +41,7 @@ class ActivateRecipe(FitRecipe):
     rope_base: float = Field(1_000_000.0, gt=1)
     phases: tuple[ContextPhase, ...] = Field(min_length=1)
     full_attention_share: float = Field(
-        0.4, ge=0, le=1, description="rows of full length; the rest packs short ones"
+        0.4, ge=0, le=1, description="of the tokens, in rows of full length; the rest packs short ones"
     )
     length_upsampling: float = Field(
         0.0, ge=0, description="rows of full length draw documents ∝ length to this power; 0: each in turn"

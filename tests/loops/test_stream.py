@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from k15.loops.plan import context_parts, supervised_parts
-from k15.loops.stream import Stream
+from k15.loops.stream import Batch, Stream
 from k15.recipes.activation import ActivateRecipe
 from k15.recipes.supervised import Phase, PretrainRecipe, SftRecipe
 from k15.records import Sequence as Row
@@ -167,55 +167,56 @@ def test_rows_too_long_for_a_phase_wait_for_a_longer_one(tmp_path: Path) -> None
         Data(tmp_path, a=rows(5, 20, shortest=9)).fitted([phase(steps=1, max_tokens=8)])
 
 
-def literal_activation(
-    documents: Iterator[Row], length: int, steps: int, sequences: int, share: float
-) -> Iterator[list[Row]]:
-    """Documents joined and cut, or whole ones up to `length` tokens, from one stream."""
-
-    def full() -> Iterator[Row]:
-        held: list[int] = []
-        for document in documents:
-            held += document.token_ids
-            while len(held) >= length:
-                yield everything_in_loss(held[:length])
-                held = held[length:]
-
-    def short() -> Iterator[list[Row]]:
-        held: list[Row] = []
-        for document in documents:
-            if held and sum(len(row.token_ids) for row in held) + len(document.token_ids) > length:
-                yield held
-                held = []
-            held.append(document)
-
-    whole, parts, number = full(), short(), 0
-    for _ in range(steps):
-        batch: list[Row] = []
-        for _ in range(sequences):
-            wants_full = int((number + 1) * share) > int(number * share)
-            batch += [next(whole)] if wants_full else next(parts)
-            number += 1
-        yield batch
-
-
 PHASES = [
     {"length": 64, "steps": 10, "sequences_per_step": 4},
     {"length": 128, "steps": 7, "sequences_per_step": 3},
 ]
 
 
-def test_activation_joins_and_packs_documents_and_is_entered_at_any_step(tmp_path: Path) -> None:
+def is_full(batch: Batch, length: int) -> list[bool]:
+    """Of each row of a step, whether it is one of full length."""
+    return [len(row.token_ids) == length for row in batch.rows]
+
+
+def test_activation_is_entered_at_any_step_and_meets_every_document_of_an_epoch(tmp_path: Path) -> None:
     some = rows(300)
     stream = Data(tmp_path, data=some).activated(seed=5, phases=PHASES)
     whole = list(stream.batches())
-    assert [list(batch.rows) for batch in whole] == [
-        *literal_activation(shuffled_rows(some, 5), 64, 10, 4, 0.4),
-        *literal_activation(shuffled_rows(some, 6), 128, 7, 3, 0.4),
-    ]
     for start in (1, 9, 10, 11, 16, 17):
         assert list(stream.batches(start)) == whole[start:]
-    full = [sum(len(row.token_ids) == 64 for row in batch.rows) for batch in whole[:10]]
-    assert sum(full) == 16  # 40 % of 40 sequences
+    known = set(some)
+    for batch in whole[10:]:
+        parts = [row for row, full in zip(batch.rows, is_full(batch, 128), strict=True) if not full]
+        assert known.issuperset(parts)
+    alone = Data(tmp_path, data=some).activated(
+        seed=5, full_attention_share=0.0, phases=[{"length": 128, "steps": 18, "sequences_per_step": 4}]
+    )
+    met = Counter(one for batch in alone.batches() for one in batch.ids)
+    assert len(met) > 0.9 * 300 and max(met.values()) <= 2
+
+
+def test_rows_of_full_length_are_documents_joined_in_order(tmp_path: Path) -> None:
+    some = rows(300)
+    phases = [{"length": 64, "steps": 30, "sequences_per_step": 2}]
+    stream = Data(tmp_path, data=some).activated(seed=5, full_attention_share=1.0, phases=phases)
+    tokens = [token for row in islice(shuffled_rows(some, 5), 300) for token in row.token_ids]
+    got = [row for batch in stream.batches() for row in batch.rows]
+    assert got == [everything_in_loss(tokens[start : start + 64]) for start in range(0, 60 * 64, 64)]
+
+
+def test_partial_rows_are_full_and_the_share_is_of_tokens(tmp_path: Path) -> None:
+    data = Data(tmp_path, books=rows(20, 4000, shortest=2000), cooldown=rows(2000, 1200, seed=1))
+    named = {"full": {"books": 1.0}, "partial": {"cooldown": 1.0}}
+    for share in (0.4, 0.25):
+        stream = data.activated(
+            phases=[{"length": 2048, "steps": 40, "sequences_per_step": 4} | named],
+            full_attention_share=share,
+        )
+        (counted,) = stream.counts()
+        assert counted["fill"] > 0.97
+        assert abs(counted["data"]["books"]["token_share"] - share) < 0.01
+        with_books = [any(one.startswith("books/") for one in batch.ids) for batch in stream.batches()]
+        assert sum(with_books) > 36  # of 40: at even distances
 
 
 def test_activation_takes_full_and_partial_rows_from_the_data_named(tmp_path: Path) -> None:
@@ -224,11 +225,44 @@ def test_activation_takes_full_and_partial_rows_from_the_data_named(tmp_path: Pa
     stream = data.activated(phases=[PHASES[1] | named])
     for batch in stream.batches():
         books = [file for file in batch.ids if file.startswith("books/")]
-        full = sum(len(row.token_ids) == 128 for row in batch.rows)
-        assert bool(books) == bool(full)
+        assert bool(books) == any(is_full(batch, 128))
         assert all(len(row.token_ids) in range(2, 61) for row in batch.rows if len(row.token_ids) != 128)
     (counted,) = stream.counts()
-    assert abs(counted["data"]["books"]["token_share"] - 0.4) < 0.1
+    assert abs(counted["data"]["books"]["token_share"] - 0.4) < 0.025  # half a row of 21
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("by", ["tokens", "examples"])
+def test_the_mixtures_of_activation_are_shares_of_tokens_unless_of_examples(
+    tmp_path: Path, by: str, power: float
+) -> None:
+    data = Data(
+        tmp_path,
+        books=rows(40, 400, shortest=200),
+        notes=rows(40, 60, shortest=30),
+        web=rows(200, 40, seed=1),
+        answers=rows(200, 8, seed=2),
+    )
+    named = {
+        "full": {"books": 0.7, "notes": 0.3},
+        "partial": {"web": 0.25, "answers": 0.75},
+        "mixture_by": by,
+    }
+    stream = data.activated(
+        phases=[{"length": 512, "steps": 150, "sequences_per_step": 8} | named], length_upsampling=power
+    )
+    (counted,) = stream.counts()
+
+    def share(name: str, other: str) -> float:
+        tokens = {one: counted["data"][one]["tokens"] for one in (name, other)}
+        return tokens[name] / sum(tokens.values())
+
+    if by == "tokens":
+        assert abs(share("books", "notes") - 0.7) < 0.04
+        assert abs(share("web", "answers") - 0.25) < 0.04
+    else:
+        assert share("books", "notes") > 0.85
+        assert share("web", "answers") > 0.45
 
 
 def test_a_long_document_among_the_short_ones_is_cut_to_the_length(tmp_path: Path) -> None:
