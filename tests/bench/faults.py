@@ -124,7 +124,7 @@ def inject(
     process.wait(WAIT_S)
     wait_until_gone(rl)
     watch.look(rl, job)
-    print(f"{len(watch.done):>3}  {victim:<15} {boundary:<11} after round {last}", flush=True)
+    print(f"{len(watch.done):>3}  {victim:<15} {boundary:<11} with {last} rounds committed", flush=True)
 
 
 def came(process: "subprocess.Popen[bytes]", log: Path, wanted: str) -> bool:
