@@ -76,7 +76,7 @@ def test_continued_responses_find_their_prefix_until_the_weights_change(
         cut = [i for i, segment in enumerate(first) if segment.end is End.BUDGET]
         again = [replace(requests[i], prefix=first[i].token_ids, max_tokens=5) for i in cut]
         if update:
-            ticket = sender.send(reference.tensors(), 1, deadline_s=10)
+            ticket = sender.send(reference.tensors(), 201, deadline_s=10)
             learning_sampler.update(ticket, deadline_s=10)
         sampled(learning_sampler, again)
         stats = learning_sampler.stats
@@ -147,9 +147,9 @@ def test_weights_wait_for_the_end_of_the_phase_and_do_not_go_back(
 ) -> None:
     reference = Reference(untied_model)
     sender = channel(learning_sampler, reference)
-    learning_sampler.update(sender.send(reference.tensors(), 5, deadline_s=10), deadline_s=10)
-    older = SharedMemorySender(reference.layout()).send(reference.tensors(), 4, deadline_s=10)
-    with pytest.raises(ValueError, match="version 4 of the weights goes back: 5 is served"):
+    learning_sampler.update(sender.send(reference.tensors(), 205, deadline_s=10), deadline_s=10)
+    older = SharedMemorySender(reference.layout()).send(reference.tensors(), 204, deadline_s=10)
+    with pytest.raises(ValueError, match="version 204 of the weights goes back: 205 is served"):
         learning_sampler.update(older, deadline_s=10)
     running = threading.Event()
 
@@ -160,9 +160,9 @@ def test_weights_wait_for_the_end_of_the_phase_and_do_not_go_back(
     thread = threading.Thread(target=consume)
     thread.start()
     assert running.wait(30)
-    ticket = sender.send(reference.tensors(), 6, deadline_s=10)
+    ticket = sender.send(reference.tensors(), 206, deadline_s=10)
     with pytest.raises(ValueError, match="responses are being sampled"):
         learning_sampler.update(ticket, deadline_s=10)
     thread.join()
     learning_sampler.update(ticket, deadline_s=10)
-    assert {s.policy_version for s in flat(sampled(learning_sampler, some_requests(72)))} == {6}
+    assert {s.policy_version for s in flat(sampled(learning_sampler, some_requests(72)))} == {206}

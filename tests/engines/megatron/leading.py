@@ -13,9 +13,14 @@ from k15.recipes.pipeline import Layout
 from k15.recipes.supervised import Optimizer
 from tests.engines.megatron.layouts import LIMIT, some_rows
 
+FOLDER = 900  # a file descriptor
+
 
 def main() -> None:
-    """`train` saves, lets a rank die and takes a step; `wait` waits to be killed; `load` only loads."""
+    """`train` saves, lets a rank die and takes a step; `wait` waits to be killed.
+
+    `resume` reads a state in a folder that no other rank sees.
+    """
     mode, model, layout, output = sys.argv[1:]
     trainer = ranks.lead(
         Path(model),
@@ -27,10 +32,12 @@ def main() -> None:
     if mode == "wait":
         print("pid", trainer._followers[0].pid, flush=True)
         time.sleep(600)
-    if mode == "load":
-        return
     trainer.reset_optimizer(Optimizer(adam_epsilon=1.0))
     loss = trainer.supervised_step(some_rows(), lr=1e-2)["loss"]
+    if mode == "resume":
+        trainer.save_state(Path(output))
+        os.dup2(os.open(output, os.O_RDONLY), FOLDER)
+        trainer.load_state(Path(f"/proc/self/fd/{FOLDER}"))
     trainer.save(Path(output))
     print("loss", loss, flush=True)
     trainer._followers[0].kill()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from k15.engines.megatron.trainer import MegatronTrainer
 from k15.recipes.supervised import Optimizer
 from tests.engines.megatron import layouts
 from tests.engines.megatron.conftest import MakeModel
+from tests.engines.megatron.leading import FOLDER
 
 pytestmark = [
     pytest.mark.engine,
@@ -76,17 +78,9 @@ def cmdline(pid: int) -> bytes:
 def test_what_only_a_follower_finds_wrong_is_raised_by_the_leader(
     make_model: MakeModel, tmp_path: Path
 ) -> None:
-    """A tensor of the last layer has another shape: only the second pipeline stage reads it."""
-    model, reference = make_model(tied=False)
-    (model / "model.safetensors").unlink()
-    reference.save_pretrained(model, max_shard_size="60KB")
-    index = json.loads((model / "model.safetensors.index.json").read_text())["weight_map"]
-    last = index["model.layers.1.mlp.down_proj.weight"]
-    assert all(file != last for name, file in index.items() if "layers.0" in name or "embed" in name)
-    tensors = load_file(model / last)
-    name = "model.layers.1.mlp.down_proj.weight"
-    save_file({**tensors, name: tensors[name][:-1].clone()}, model / last, metadata={"format": "pt"})
-    leader = start("load", model, {"pipeline": 2}, tmp_path)
+    """A state to go on from that only the leader sees, as on hosts without a folder in common."""
+    model, _ = make_model(tied=False)
+    leader = start("resume", model, {"pipeline": 2}, tmp_path / "state")
     _, errors = leader.communicate(timeout=240)
     assert leader.returncode == 1
-    assert f"ValueError: rank 1: {model}: {name} make" in errors
+    assert re.search(rf"ValueError: rank 1: /proc/self/fd/{FOLDER}/\S+: no such file", errors)
