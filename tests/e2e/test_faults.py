@@ -7,7 +7,7 @@ from k15.store.manifest import Manifest
 from k15.store.runs import latest_run
 from tests.e2e.driver import Cli, wait_for
 
-ROUNDS = 20  # enough that the phase still runs when the first committed round has been seen
+ROUNDS = 16  # enough that the phase still runs when the first committed round has been seen
 
 
 def rl_rounds(store: Store) -> dict[str, list[str]]:

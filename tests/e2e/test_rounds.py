@@ -12,7 +12,7 @@ from tests.ledger import Watch, account
 from tests.rl_stage import RlStage, weights_digest
 from tests.s3 import S3Server, s3_server
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 RECIPE = {
     "rounds": 6,
     "prompts_per_round": 12,

@@ -55,7 +55,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(params=RECIPES)
+@pytest.fixture(params=[pytest.param("plain", marks=pytest.mark.soak), "phases"])
 def stages(
     seaweed: S3Server, model_directory: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[SftStage, SftStage]]:

@@ -9,7 +9,7 @@ from k15.recipes.supervised import SftRecipe
 from tests.s3 import s3_server
 from tests.stages.stored import make_model, sft_stage
 
-pytestmark = [pytest.mark.engine, pytest.mark.services, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.services, pytest.mark.soak]
 LATE_S = 40  # twice the time that ranks wait for each other in one operation
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 

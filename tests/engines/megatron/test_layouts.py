@@ -84,8 +84,8 @@ def test_bf16_goes_through_every_layout_to_the_bit(make_model: MakeModel, tmp_pa
 @pytest.mark.parametrize(
     ("how", "names", "tolerance"),
     [
-        ({"recompute": True}, ("sequence", "pipeline", "context"), 2e-5),
-        ({"precision": "bfloat16"}, ("tensor", "context", "data"), 0.02),
+        pytest.param({"recompute": True}, ("sequence", "pipeline", "context"), 2e-5, marks=pytest.mark.soak),
+        pytest.param({"precision": "bfloat16"}, ("tensor", "context", "data"), 0.02, marks=pytest.mark.soak),
         ({"precision": "bfloat16", "recompute": True}, ("sequence",), 0.02),
     ],
 )
