@@ -32,7 +32,7 @@ WORKLOADS = {  # a row of the table: rows, and what the peer is started with
 CAPACITY = 4096
 VOCABULARY = 151_936
 LENGTHS, SMALL = (8_192, 16_384, 32_768), (256, "float32")  # hidden size and type: how it grows with length
-LARGE = (5_120, "bfloat16")  # a 32B model's
+LARGE_LENGTHS, LARGE = (1_024, 2_048), (5_120, "bfloat16")  # a 32B model's: hours of a CPU at the last length
 PEERS = "tests/bench/peers"
 MARK = "round "
 
@@ -146,7 +146,14 @@ def main() -> int:
             print(title, *(f"{key}={value:.4g}" for key, value in row.items()), sep="  ", flush=True)
     for length in LENGTHS:
         figures[f"loss_gib_{length}"] = loss_gib(length, *SMALL)
-    figures["loss_gib"] = loss_gib(LENGTHS[-1], *LARGE)
+    figures["loss_gib"] = figures[f"loss_gib_{LENGTHS[-1]}"]
+    few, more = (loss_gib(length, *LARGE) for length in LARGE_LENGTHS)
+    per_token = (more - few) / (LARGE_LENGTHS[1] - LARGE_LENGTHS[0])
+    figures["loss_gib_large"] = more + per_token * (LENGTHS[-1] - LARGE_LENGTHS[1])
+    print(f"loss_gib={figures['loss_gib']:.3f} measured at {LENGTHS[-1]} tokens, hidden {SMALL[0]}")
+    print(
+        f"loss_gib_large={figures['loss_gib_large']:.3f} there at hidden {LARGE[0]}, by the line through both"
+    )
     target = ROOT / "out" / "bench" / "training.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(figures, indent=1))
