@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,19 @@ class Cli:
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
         return [process for process in found if process.pid != os.getpid()]
+
+    @contextmanager
+    def held(self, module: str) -> Iterator[None]:
+        """SIGSTOP every process that runs `module`; those still alive afterwards go on."""
+        stopped = self.processes(module)
+        for process in stopped:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def kill(self, module: str) -> None:
         """SIGKILL the one process that runs `module`."""
