@@ -32,7 +32,7 @@ WORKLOADS = {  # a row of the table: rows, and what the peer is started with
 CAPACITY = 4096
 VOCABULARY = 151_936
 LENGTHS, SMALL = (8_192, 16_384, 32_768), (256, "float32")  # hidden size and type: how it grows with length
-LARGE_LENGTHS, LARGE = (1_024, 2_048), (5_120, "bfloat16")  # a 32B model's: hours of a CPU at the last length
+LARGE_LENGTHS, LARGE = (1_024, 4_096), (5_120, "bfloat16")  # a 32B model's: hours of a CPU at the last length
 PEERS = "tests/bench/peers"
 MARK = "round "
 
