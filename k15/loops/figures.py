@@ -70,7 +70,7 @@ def staleness(trained: Sequence[JudgedGroup], *, version: int) -> Row:
             for segment in trajectory.segments:
                 tokens[min(OLDEST, version - segment.policy_version)] += len(segment.token_ids)
     total = max(1, sum(tokens))
-    shares = {f"staleness/{age}{'+' * (age == OLDEST)}": n / total for age, n in enumerate(tokens)}
+    shares = {f"staleness/{age}{'_or_more' * (age == OLDEST)}": n / total for age, n in enumerate(tokens)}
     return {**shares, "share_stale": sum(tokens[1:]) / total}
 
 

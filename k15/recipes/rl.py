@@ -73,7 +73,7 @@ class RlRecipe(StageRecipe):
     """Rounds of roll out → reward → train → commit."""
 
     kind: ClassVar[str] = "rl"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     roles: ClassVar[tuple[str, ...]] = ("model", "prompts")
 
     seed: int = 0

@@ -5,6 +5,7 @@ Pure functions of what the store already records, so a lost server can be filled
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from k15.store.runs import RunRecord, RunState
 
 MODEL_PART = "model"
 DIGEST_CHARS = 36  # the most MLflow keeps of a data set's digest
+REFUSED = re.compile(r"[^\w\-. :/]")  # in the name of a metric
 ENDS = {RunState.DONE: "FINISHED", RunState.FAILED: "FAILED", RunState.CANCELLED: "KILLED"}
 
 
@@ -138,9 +140,12 @@ def model_tags(manifest: Manifest, root: str) -> dict[str, str]:
 
 
 def metric_rows(step: int, values: Mapping[str, float | None], at_ms: int) -> list[dict[str, Any]]:
-    """Metrics as MLflow takes them; what is not finite as the words its API reads, None left out."""
+    """Metrics as MLflow takes them: what is not finite as the words its API reads, None left out.
+
+    Characters that MLflow refuses in a name, which would refuse the whole batch, become "_".
+    """
     return [
-        {"key": name, "value": _json_number(float(value)), "timestamp": at_ms, "step": step}
+        {"key": REFUSED.sub("_", name), "value": _json_number(float(value)), "timestamp": at_ms, "step": step}
         for name, value in values.items()
         if value is not None
     ]

@@ -1,8 +1,8 @@
 """The live mirror of a running stage in MLflow: never in its way, never its failure.
 
 The store decides what is done; MLflow shows it. All calls are made by one background thread. While the
-server is away, metrics wait (the newest MAX_PENDING of them) and one warning is logged; what is lost in the
-end, `k15 lineage --reindex` writes again from the manifests.
+server is away, metrics wait (the newest MAX_PENDING of them) and one warning is logged; what it refuses, or
+is lost in the end, `k15 lineage --reindex` writes again from the manifests.
 """
 
 import logging
@@ -85,6 +85,7 @@ class RunMirror:
                     self._deliver(server, pending, end)
                     pending = []
                 except TrackingError as error:
+                    pending = [] if error.refused else pending  # or nothing after it would ever arrive
                     self._warn(error)
 
     def _collect(self) -> tuple[list[Json], _End | None]:

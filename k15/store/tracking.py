@@ -26,11 +26,14 @@ Json = dict[str, Any]
 
 
 class TrackingError(RuntimeError):
-    """The tracking server is away or refuses a call. `code` is MLflow's error code, where it gave one."""
+    """The tracking server is away or refuses a call. `code` is MLflow's error code, where it gave one.
 
-    def __init__(self, message: str, code: str = "") -> None:
+    `refused`: it would refuse the same call again.
+    """
+
+    def __init__(self, message: str, code: str = "", *, refused: bool = False) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.refused = code, refused
 
 
 def now_ms() -> int:
@@ -166,7 +169,8 @@ class TrackingServer:
         if reply.is_success:
             return reply
         code, message = _refusal(reply)
-        raise TrackingError(f"MLflow at {self.uri} refused {path}: {message} ({reply.status_code})", code)
+        text = f"MLflow at {self.uri} refused {path}: {message} ({reply.status_code})"
+        raise TrackingError(text, code, refused=reply.status_code in (400, 413))
 
 
 def _refusal(reply: httpx.Response) -> tuple[str, str]:

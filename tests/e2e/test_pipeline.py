@@ -50,6 +50,19 @@ def test_the_final_model_is_the_registered_champion(cli: Cli, store: Store, whol
     assert final.key in report["model_uri"]
 
 
+def test_every_round_and_step_is_in_mlflow(cli: Cli, store: Store, whole_run, mlflow_client):
+    for node, file, name in (
+        ("rl", "rounds.jsonl", "staleness/4_or_more"),
+        ("rl", "rounds.jsonl", "pass_rate"),
+        ("sft", "metrics.jsonl", "loss"),
+    ):
+        manifest = manifest_of(store, cli, whole_run, node)
+        rows = [json.loads(line) for line in store.open(manifest.ref()).read_bytes(file).splitlines()]
+        expected = [row[name] for row in rows if row.get(name) is not None]
+        history = mlflow_client.get_metric_history(manifest.provenance.mlflow_run_id, name)
+        assert expected and [metric.value for metric in history] == pytest.approx(expected)
+
+
 def test_the_report_holds_models_and_stages(cli: Cli, whole_run):
     report = json.loads((Path(cli.env["K15_OUT"]) / "report.json").read_text())
     assert {model["name"] for model in report["models"]} == {"longcot", "control", "rl", "merge", "short"}

@@ -150,7 +150,7 @@ def test_figures_tell_tasks_and_difficulties_apart_and_the_age_of_tokens():
     row = rounds[-1].row
     assert {"pass_rate/task0", "pass_rate/task1"} & set(row)
     assert any(name.startswith("pass_rate/difficulty_") for name in row)
-    ages = [row[f"staleness/{age}"] for age in ("0", "1", "2", "3", "4+")]
+    ages = [row[f"staleness/{age}"] for age in ("0", "1", "2", "3", "4_or_more")]
     assert sum(ages) == pytest.approx(1) and ages[0] < 1
     assert all(math.isfinite(value) for played in rounds for value in played.row.values())
     assert row["tokens_p10"] <= row["tokens_p50"] <= row["tokens_p99"] <= row["tokens_max"]

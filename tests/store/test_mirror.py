@@ -168,6 +168,39 @@ def test_a_run_left_by_a_killed_stage_is_ended_by_the_next_attempt(services):
     killed.finish(None, "KILLED")
 
 
+@pytest.mark.services
+def test_a_name_that_mlflow_refuses_costs_no_other_metric(services, caplog):
+    uri, name = services["MLFLOW_TRACKING_URI"], f"names-{uuid4().hex[:8]}"
+    context = Context(mlflow_uri=uri, mlflow_experiment=name)
+    job = Job(node="rl", kind="rl", version=1, recipe={}, context=context)
+    running = RunMirror.open(job, job.key)
+    running.log(0, {"pass_rate/a+b (c)": 0.5, "loss": 1.0})
+    running.finish(None, "FINISHED")
+    assert not caplog.records
+    with TrackingServer(uri) as server:
+        metrics = {row["key"]: row["value"] for row in server.run(running.run_id)["data"]["metrics"]}
+    assert metrics == {"pass_rate/a_b _c_": 0.5, "loss": 1.0}
+
+
+@pytest.mark.services
+def test_what_mlflow_refuses_holds_nothing_up(services, caplog):
+    uri, name = services["MLFLOW_TRACKING_URI"], f"refused-{uuid4().hex[:8]}"
+    context = Context(mlflow_uri=uri, mlflow_experiment=name)
+    job = Job(node="rl", kind="rl", version=1, recipe={}, context=context)
+    running = RunMirror.open(job, job.key)
+    running.log(0, {"x" * 1000: 0.5})
+    deadline = time.monotonic() + 30
+    while not caplog.records and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "--reindex" in caplog.text
+    running.log(1, {"loss": 1.0})
+    running.finish(None, "FINISHED")
+    with TrackingServer(uri) as server:
+        run = server.run(running.run_id)
+    assert [row["key"] for row in run["data"]["metrics"]] == ["loss"]
+    assert run["info"]["status"] == "FINISHED"
+
+
 def test_an_absent_server_is_one_warning_and_no_delay(caplog):
     context = Context(mlflow_uri=AWAY)
     job = Job(node="sft", kind="sft", version=1, recipe={}, context=context)
