@@ -25,6 +25,7 @@ VENV = ROOT / ".venv"
 LOCKS = ROOT / "containers" / "locks"
 UV = VENV / "tools" / "bin" / "uv"
 APT_LIBRARIES = {"libibverbs1": "ibverbs", "libnuma1": "numa", "libcurl4": "curl"}
+APT_PROGRAMS = {"crun": "crun", "bubblewrap": "bwrap"}  # for the sandbox
 TORCH_REMEDY = (
     "PyTorch's CPU wheel was not found among the packages pip reaches.\n"
     "Set PIP_EXTRA_INDEX_URL to PyTorch's own CPU wheel index (pytorch.org, 'Get Started', Pip, CPU) "
@@ -137,8 +138,10 @@ def install_torch(name: str) -> None:
 
 
 def install_apt_libraries() -> None:
-    """The shared libraries Mooncake links to; without root, the one line that installs them."""
+    """Mooncake's shared libraries and the sandbox's walls; without root, the line that installs the first."""
     missing = [package for package, library in APT_LIBRARIES.items() if not ctypes.util.find_library(library)]
+    if os.geteuid() == 0:  # the sandbox needs root too, and says the line itself
+        missing += [package for package, program in APT_PROGRAMS.items() if not shutil.which(program)]
     if not missing:
         return
     line = f"apt-get install -y --no-install-recommends {' '.join(missing)}"

@@ -30,8 +30,25 @@ def run_service(
 ) -> None:
     """Serve what `build` makes of the settings in `--config` until stopped; a Service ends with its parent.
 
-    Exit code 0 when stopped, 2 where the settings are bad, 1 after a fault. `build` imports its engine only
-    when it is called: by then the parent is already watched.
+    Exit codes as `run_process`. `build` imports its engine only when it is called: by then the parent is
+    already watched.
+    """
+
+    def run(settings: Settings, announce: Callable[[int], None]) -> None:
+        with build(settings) as endpoints:
+            Server(endpoints, token=os.environ.get(TOKEN_VARIABLE, "")).run(announce)
+
+    run_process(description, settings_type, run)
+
+
+def run_process(
+    description: str | None,
+    settings_type: type[Settings],
+    run: Callable[[Settings, Callable[[int], None]], None],
+) -> None:
+    """A service's process: `run` gets the settings in `--config`, and what announces its port.
+
+    Exit code 0 when stopped, 2 where the settings are bad (ValueError), 1 after a fault.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True, help=f"JSON of {settings_type.__name__}")
@@ -43,9 +60,7 @@ def run_service(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     code = 0
     try:
-        settings = settings_type.parse(json.loads(path.read_text()), where=str(path))
-        with build(settings) as endpoints:
-            Server(endpoints, token=os.environ.get(TOKEN_VARIABLE, "")).run(announce)
+        run(settings_type.parse(json.loads(path.read_text()), where=str(path)), announce)
     except _Terminated:
         pass
     except ValueError as error:

@@ -1,0 +1,1 @@
+"""What runs inside a slot: Python's standard library and nothing else."""
