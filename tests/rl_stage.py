@@ -8,7 +8,8 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from k15.recipes.pipeline import Resources
 from k15.records import Part, Prompt
 from k15.store.artifact import Store
 from k15.store.job import Job
-from k15.store.manifest import Manifest, Provenance, RoundManifest
-from k15.store.tables import Demonstration, demonstrations_to_table, encode_table, prompts_to_table
+from k15.store.manifest import InputRef, Manifest, Provenance, RoundManifest
+from k15.store.tables import Demonstration, demonstrations_to_table, prompts_to_table
 from tests.s3 import S3Server
 
 FLOW = """
@@ -39,14 +40,14 @@ SUMS = [(a, b) for a in range(10) for b in range(10)]
 BASE = Job(node="base", kind="base", version=1, recipe={}, inputs={})
 STEPS = 150  # of the fit
 FILLER = "well "
+TOKENIZED = 100  # prompts that the tokenizer is trained on
 DEADLINE_S = 1200.0
 TRIES = 3
 MAKE_MODEL = """
 import sys, torch, transformers
 from k15.tasks.tokenizer import train_tokenizer
 torch.set_num_threads(1)
-texts = [f"{a} + {b} =" for a in range(10) for b in range(10)] * 9
-tokenizer = train_tokenizer(texts, 270)
+tokenizer = train_tokenizer(sys.argv[2:] * 9, 270)
 config = transformers.Qwen3Config(
     vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
     num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=256,
@@ -58,16 +59,27 @@ tokenizer.save_pretrained(sys.argv[1])
 """
 
 
-def demonstrations(count: int, seed: int = 0) -> list[Demonstration]:
-    """Sums with 0 to 24 filler words before the answer, most often few; a quarter of the answers is off."""
-    drawn = random.Random(seed)
-    made = []
-    for _ in range(count):
-        a, b = drawn.choice(SUMS)
-        fillers = min(24, int(drawn.paretovariate(0.9)) - 1)
-        answer = a + b + (drawn.random() < 0.25)
-        made.append(Demonstration(f"{a} + {b} =", f"{FILLER * fillers}#### {answer}", "direct", "sum"))
-    return made
+@dataclass(frozen=True)
+class Task:
+    """What an RL stage learns on, what it is judged by, and what its first model is fitted to."""
+
+    prompts: Sequence[Prompt]
+    demonstrations: Sequence[Demonstration]
+    heldout: Sequence[Prompt] = ()
+
+
+def demonstration(prompt: Prompt, answer: int, drawn: random.Random) -> Demonstration:
+    """An answer after 0 to 24 filler words, most often few."""
+    fillers = min(24, int(drawn.paretovariate(0.9)) - 1)
+    return Demonstration(prompt.text, f"{FILLER * fillers}#### {answer}", "direct", prompt.task)
+
+
+def sums() -> Task:
+    """All sums of two digits; a quarter of the demonstrated answers is off by one."""
+    drawn = random.Random(0)
+    shown = [drawn.choice(prompts()) for _ in range(4000)]
+    answers = [int(prompt.reference) + (drawn.random() < 0.25) for prompt in shown]
+    return Task(prompts(), [demonstration(*pair, drawn) for pair in zip(shown, answers, strict=True)])
 
 
 def prompts() -> list[Prompt]:
@@ -81,10 +93,10 @@ def prompts() -> list[Prompt]:
 class RlStage:
     """One store with a model to start from, and RL stages of any recipe on it."""
 
-    def __init__(self, server: S3Server, prefix: str, folder: Path) -> None:
+    def __init__(self, server: S3Server, prefix: str, folder: Path, task: Task | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
-        self.folder = folder
+        self.folder, self._task = folder, task or sums()
         self.environment = {
             **server.environment,
             "K15_S3_PREFIX": prefix,
@@ -100,13 +112,14 @@ class RlStage:
         """A model fitted to the demonstrations."""
         made = BASE
         if self.store.manifest(made.key) is None:
-            local = self.folder / "model"
-            subprocess.run([ENGINE, "-c", MAKE_MODEL, local], check=True, cwd=ROOT, env=self._env())
+            local, task = self.folder / "model", self._task
+            texts = [prompt.text for prompt in task.prompts[:TOKENIZED]]
+            subprocess.run([ENGINE, "-c", MAKE_MODEL, local, *texts], check=True, cwd=ROOT, env=self._env())
             attempt = self.store.begin(made.key)
             attempt.add_directory("model", local)
-            rows = demonstrations(4000)
-            attempt.write_bytes("sft/demonstrations.parquet", encode_table(demonstrations_to_table(rows)))
-            attempt.write_bytes("train/prompts.parquet", encode_table(prompts_to_table(prompts())))
+            attempt.write_table("sft/demonstrations.parquet", demonstrations_to_table(task.demonstrations))
+            for part, rows in (("train", task.prompts), ("heldout", task.heldout or task.prompts)):
+                attempt.write_table(f"{part}/prompts.parquet", prompts_to_table(rows))
             self.store.commit(attempt, made, Provenance(), {})
         base = self.manifest(made)
         recipe = {
@@ -118,9 +131,13 @@ class RlStage:
         self.run(job)
         return self.manifest(job)
 
+    def prompts(self, part: str) -> InputRef:
+        """The prompts to learn on ("train") or to be judged by ("heldout")."""
+        return self.manifest(BASE).ref(part)
+
     def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = STEPS) -> Job:
         """An RL job on that model."""
-        inputs = {"model": self.prepare(steps).ref("model"), "prompts": self.manifest(BASE).ref("train")}
+        inputs = {"model": self.prepare(steps).ref("model"), "prompts": self.prompts("train")}
         return self.job("rl", recipe, inputs, Resources(checkpoint_every_rounds=every))
 
     def job(

@@ -4,25 +4,29 @@
 Speed: the same groups are sampled to their ends on one engine, once in phases that wait for the slowest and
 once in phases with a budget of tokens, whose unfinished responses go on in the next. A response has one seed
 for all its phases and the weights stay, so both sample the same tokens; what differs is counted.
-Accuracy: an RL stage each way, from the same model over the same rounds, and both policies evaluated on every
-prompt; three seeds, named before the first result.
+Accuracy: an RL stage each way, from the same model until it has sampled as many tokens, both policies judged
+on 1,000 prompts that neither trained on, 4 samples each, paired by prompt; three seeds, named before the
+first result. The task is to find the largest of four digits; two demonstrations of five give the second.
 
 `make bench NAME=partial_rollout ARGS="--seeds 11"`; writes out/bench/partial_rollout.json.
 """
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from k15.algo.intervals import mean_interval
+from k15.algo.intervals import runs_interval
 from k15.engines.service.client import RemoteSampler
 from k15.engines.service.process import launch_sampler
 from k15.engines.service.settings import SamplerSettings
@@ -31,24 +35,28 @@ from k15.loops.prompts import take_groups
 from k15.loops.replay import ReplayState, RolloutGroup
 from k15.loops.rollout import Actors, Rollout
 from k15.recipes.rl import RlRecipe
+from k15.records import Part, Prompt
 from k15.rewards import judge
 from k15.store.rollouts import SegmentRow
 from k15.tasks.format import prompt_token_ids, response_text
-from tests.rl_stage import RlStage, prompts
+from tests.rl_stage import RlStage, Task, demonstration
 from tests.s3 import s3_server
 
-SEEDS = (11, 12, 13)  # named before the first result
+SEEDS = (21, 22, 23)  # named before the first result; what fits the task was tried out on 101
 NUM_GROUPS = 240
 REPEATS = 3
 LONGEST = 144
 BUDGET = 24
 PHASE = {
-    "prompts_per_round": 24,
+    "prompts_per_round": 12,
     "samples_per_prompt": 4,
     "max_response_tokens": LONGEST,
     "max_segments": 8,
 }
-ROUNDS = 24
+TOKENS, MOST_ROUNDS = 120_000, 400  # an RL stage ends with the round that has sampled so many
+NUM_HELDOUT, SAMPLES = 1000, 4
+SHARE_WRONG = 0.4  # of the demonstrations
+FIT_STEPS = 500
 POINTS = 100.0
 Tokens = dict[tuple[int, int], tuple[int, ...]]  # of each response, by group and sample
 
@@ -71,9 +79,10 @@ def main() -> int:
     )
     seeds = parser.parse_args().seeds
     with tempfile.TemporaryDirectory(prefix="k15-partial-") as name, s3_server(Path(name) / "s3") as server:
-        rl = RlStage(server, "partial", Path(name) / "rl")
+        task = largest_of_four()
+        rl = RlStage(server, "partial", Path(name) / "rl", task)
         try:
-            figures = measure_speed(rl)
+            figures = measure_speed(rl, task.prompts)
             if seeds:
                 figures |= measure_accuracy(rl, seeds)
         finally:
@@ -86,9 +95,32 @@ def main() -> int:
     return 0
 
 
-def measure_speed(rl: RlStage) -> dict[str, float]:
+def largest_of_four() -> Task:
+    """Lists of four unlike digits, those held out apart from those trained on."""
+    drawn = random.Random(0)
+    lists = list(permutations(range(10), 4))
+    drawn.shuffle(lists)
+    posed = [
+        Prompt(
+            f"largest-{'-'.join(map(str, digits))}",
+            (Part("text", f"{' '.join(map(str, digits))} ="),),
+            str(max(digits)),
+            "largest",
+            0.5,
+            "math",
+        )
+        for digits in lists
+    ]
+    shown = []
+    for digits, prompt in zip(lists[NUM_HELDOUT:], posed[NUM_HELDOUT:], strict=True):
+        wrong = drawn.random() < SHARE_WRONG
+        shown.append(demonstration(prompt, sorted(digits)[2 if wrong else 3], drawn))
+    return Task(posed[NUM_HELDOUT:], shown, posed[:NUM_HELDOUT])
+
+
+def measure_speed(rl: RlStage, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Both ways on one engine, in turn."""
-    model = rl.store.open(rl.prepare().ref("model")).download(rl.folder / "fitted")
+    model = rl.store.open(rl.prepare(FIT_STEPS).ref("model")).download(rl.folder / "fitted")
     settings = SamplerSettings.parse(
         {"model_dir": str(model), "max_model_len": 32 + LONGEST, "max_num_seqs": 128}, where="sampler"
     )
@@ -98,10 +130,10 @@ def measure_speed(rl: RlStage) -> dict[str, float]:
     ratios, regenerated, differing = [], 0, 0
     with launch_sampler(settings, log_path=rl.folder / "sampler.log") as service:
         sampler = RemoteSampler(service.wait_ready(deadline_s=600))
-        play(partial, sampler, tokenizer, num_groups=24)  # whatever happens only once
+        play(partial, sampler, tokenizer, prompts, num_groups=24)  # whatever happens only once
         for _ in range(REPEATS):
-            slow_s, expected, _ = play(waiting, sampler, tokenizer, num_groups=NUM_GROUPS)
-            fast_s, found, sampled = play(partial, sampler, tokenizer, num_groups=NUM_GROUPS)
+            slow_s, expected, _ = play(waiting, sampler, tokenizer, prompts, num_groups=NUM_GROUPS)
+            fast_s, found, sampled = play(partial, sampler, tokenizer, prompts, num_groups=NUM_GROUPS)
             ratios.append(slow_s / fast_s)
             regenerated += sampled - count(found)
             differing += sum(found[place] != tokens for place, tokens in expected.items())
@@ -120,10 +152,10 @@ def measure_speed(rl: RlStage) -> dict[str, float]:
 
 
 def play(
-    recipe: RlRecipe, sampler: RemoteSampler, tokenizer: Any, *, num_groups: int
+    recipe: RlRecipe, sampler: RemoteSampler, tokenizer: Any, prompts: Sequence[Prompt], *, num_groups: int
 ) -> tuple[float, Tokens, int]:
     """Sample `num_groups` groups to their ends: seconds, every response's tokens, and tokens sampled."""
-    posed = {prompt.id: prompt for prompt in prompts()}
+    posed = {prompt.id: prompt for prompt in prompts}
     encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in posed.values()}
     actors = Actors(recipe, posed, sampler, lambda ids: response_text(tokenizer, ids), judge)
     state, done, sampled = ReplayState(), [], 0
@@ -151,35 +183,58 @@ def count(tokens: Tokens) -> int:
     return sum(map(len, tokens.values()))
 
 
-def measure_accuracy(rl: RlStage, seeds: list[int]) -> dict[str, float]:
-    """An RL stage each way for every seed, evaluated side by side: partial minus waiting, in points."""
+def measure_accuracy(rl: RlStage, seeds: Sequence[int]) -> dict[str, float]:
+    """An RL stage each way for every seed, judged side by side: partial minus waiting, in points."""
     figures: dict[str, float] = {}
     differences = []
     for seed in seeds:
         models = {}
         for name, budget in (("waiting", LONGEST), ("partial", BUDGET)):
-            recipe = {**PHASE, "phase_token_budget": budget, "rounds": ROUNDS, "seed": seed}
-            job = rl.rl({**recipe, "update": {"lr": 3e-4}}, every=ROUNDS)
+            recipe = {**PHASE, "phase_token_budget": budget, "seed": seed}
+            recipe |= {"rounds": MOST_ROUNDS, "stop_after_tokens": TOKENS, "update": {"lr": 3e-4}}
+            job = rl.rl(recipe, every=MOST_ROUNDS, steps=FIT_STEPS)
             rl.run(job)
             models[f"model.{name}"] = rl.manifest(job).ref("model")
-        asked = {"num_prompts": len(prompts()), "samples_per_prompt": 16, "max_response_tokens": LONGEST}
-        inputs = {"prompts": rl.rl({}).inputs["prompts"], "model.start": rl.prepare().ref("model"), **models}
+            figures |= {
+                f"seed_{seed}_{name}_{key}": rl.manifest(job).summary[key]
+                for key in ("rounds", "num_updates", "sampled_tokens")
+            }
+        asked = {"num_prompts": NUM_HELDOUT, "samples_per_prompt": SAMPLES, "max_response_tokens": LONGEST}
+        inputs = {
+            "prompts": rl.prompts("heldout"),
+            "model.start": rl.prepare(FIT_STEPS).ref("model"),
+            **models,
+        }
         job = rl.job("evaluate", {**asked, "seed": seed}, inputs)
         rl.run(job)
         report = rl.store.open(rl.manifest(job).ref()).read_json("evaluation.json")
         sampled = {model["name"]: POINTS * model["sampled"] for model in report["models"]}
-        differences.append(sampled["partial"] - sampled["waiting"])
-        figures |= {f"seed_{seed}_{name}": value for name, value in sampled.items()}
+        difference, low, high = partial_minus_waiting(report["pairs"])
+        differences.append(difference)
+        figures |= {f"seed_{seed}_{name}_percent": value for name, value in sampled.items()}
+        figures |= {
+            f"seed_{seed}_difference_points": difference,
+            f"seed_{seed}_low_points": low,
+            f"seed_{seed}_high_points": high,
+        }
         print(
-            f"seed {seed}: " + ", ".join(f"{name} {value:.1f} %" for name, value in sampled.items()),
+            f"seed {seed}: {', '.join(f'{name} {value:.1f} %' for name, value in sampled.items())};"
+            f" partial - waiting {difference:+.1f} points ({low:+.1f} to {high:+.1f}, paired by prompt)",
             flush=True,
         )
-    interval = mean_interval(differences, draws=2000, seed=0)
-    return figures | {
-        "accuracy_difference_points": fmean(differences),
-        "accuracy_difference_low": interval.low,
-        "accuracy_difference_high": interval.high,
-    }
+    figures["accuracy_difference_points"] = fmean(differences)
+    if len(differences) > 1:
+        over = runs_interval(differences)
+        figures |= {"accuracy_difference_low_points": over.low, "accuracy_difference_high_points": over.high}
+    return figures
+
+
+def partial_minus_waiting(pairs: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """Points of held-out accuracy with their 95 % interval, from an evaluation's pairs."""
+    (pair,) = [pair for pair in pairs if {pair["first"], pair["second"]} == {"partial", "waiting"}]
+    sign = POINTS if pair["first"] == "partial" else -POINTS
+    low, high = sorted((sign * pair["sampled_low"], sign * pair["sampled_high"]))
+    return sign * pair["sampled_difference"], low, high
 
 
 if __name__ == "__main__":
