@@ -26,6 +26,7 @@ from k15.engines.sandbox.inside.kernel import (
 )
 
 FIRST_USER = 1000
+PR_SET_DUMPABLE = 4
 BROKEN = 125  # exit code of a world that could not be made
 NOT_STARTED = 127  # as a shell says it
 TELL, CONFINED = 4, b"{}\n"  # the descriptor and the word by which a program's process says it is confined
@@ -95,6 +96,7 @@ def _first_process(
         file.write(feed_bytes)
     feed = os.open(".feed", os.O_RDONLY)
     os.unlink(".feed")
+    call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # not even one's own user may look into this process
     pid = os.fork()
     if pid == 0:
         try:
@@ -161,7 +163,6 @@ def _confine(spec: dict[str, Any], descriptors: list[int], number: int) -> None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
-    call("prctl", 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self is root's until an execve
     seccomp.install()
 
 
