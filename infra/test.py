@@ -12,7 +12,7 @@ import time
 
 MIRROR = "store/test_mirror.py"  # of the store's tests the one that needs an MLflow server
 SUITES = {
-    "engine": ("engine", "algo engines gpu loops rewards stages store tasks", MIRROR),
+    "engine": ("engine", "algo engines gpu loops recipes rewards stages store tasks", MIRROR),
     "control": ("control", f"cli flows infra report sizing {MIRROR}", ""),
     "e2e": ("control", "e2e", ""),
 }

@@ -2,26 +2,30 @@
 
     python -m stages.paths --job s3://bucket/jobs/…json
 
-Part: longcot (demonstrations), as the data stage's part of that name.
+Part: longcot (demonstrations), as the data stage's part of that name. Every lot of prompts is committed as a
+round of the stage: killed anywhere, the next run goes on after the last one.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
-from k15.loops.paths import demonstrations, figures, find_paths
+from k15.loops.paths import Found, demonstrations, figures, find_paths
 from k15.ports import Sampler
 from k15.recipes.paths import PathsRecipe
-from k15.records import Prompt
+from k15.records import Prompt, Status
 from k15.rewards import judge
-from k15.stage import StageContext, run_stage
+from k15.stage import StageContext, StageStopped, run_stage
 from k15.store.tables import demonstrations_to_table, prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
 from k15.tasks.tokenizer import load_tokenizer
 from stages.services import ModelServer, longest
 
 log = logging.getLogger("stages.paths")
+FOUND_FILE = "found.parquet"
 
 
 def body(ctx: StageContext, recipe: PathsRecipe) -> None:
@@ -48,6 +52,28 @@ def encoded(tokenizer: Any, prompt: Prompt, instruction: str) -> tuple[int, ...]
     return tuple(prompt_token_ids(tokenizer, text))
 
 
+def committed(ctx: StageContext) -> list[list[Found]]:
+    """The lots an earlier process committed, in order."""
+    lots = []
+    for record in ctx.store.rounds(ctx.job.key):
+        rows = ctx.store.open_round(record).read_table(FOUND_FILE).to_pylist()
+        lots.append([Found(**{**row, "status": Status(row["status"])}) for row in rows])
+    if lots:
+        log.info("resumed lots=%d responses=%d", len(lots), sum(map(len, lots)))
+    return lots
+
+
+def commit(ctx: StageContext, number: int, lot: Sequence[Found]) -> None:
+    """Make a lot durable; StageStopped where the stage was asked to end."""
+    attempt = ctx.store.begin(ctx.job.key)
+    rows = [{**asdict(found), "status": str(found.status)} for found in lot]
+    attempt.write_table(FOUND_FILE, pa.Table.from_pylist(rows))
+    if not ctx.store.commit_round(ctx.job.key, number, attempt, {}):
+        raise RuntimeError(f"lot {number} was committed by another writer; this one lost its lease")
+    if ctx.stopping():
+        raise StageStopped(f"stopped after lot {number}; a rerun continues there")
+
+
 def write(
     ctx: StageContext,
     recipe: PathsRecipe,
@@ -65,6 +91,8 @@ def write(
             encode=lambda prompt: asked[prompt.id],
             decode=lambda ids: response_text(tokenizer, ids),
             judge=judge,
+            done=committed(ctx),
+            commit=lambda number, lot: commit(ctx, number, lot),
             progress=ctx.progress,
         )
     )

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from k15.algo.intervals import mean_interval, paired_interval
+from k15.loops.seeds import response_seed
 from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.evaluate import EvaluateRecipe
@@ -46,7 +47,7 @@ def answer_prompts(
             recipe.samples_per_prompt,
             (),
             recipe.temperature,
-            recipe.seed + i,
+            response_seed(recipe.seed, i * recipe.samples_per_prompt),
             False,
         )
         for i, ids in enumerate(tokens)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from k15.loops.seeds import response_seed
 from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.paths import PathsRecipe
@@ -36,11 +37,20 @@ def find_paths(
     encode: Callable[[Prompt], tuple[int, ...]],
     decode: Callable[[Sequence[int]], str],
     judge: Reward,
+    done: Sequence[Sequence[Found]] = (),
+    commit: Callable[[int, Sequence[Found]], None],
     progress: Callable[[int, int, str], None],
 ) -> Iterator[Found]:
-    """Every response of every prompt, in the prompts' order, with those kept that `recipe` asks for."""
-    for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+    """Every response of every prompt, in the prompts' order, with those kept that `recipe` asks for.
+
+    Prompts go to the sampler in lots. `done` are the lots that an earlier process committed, the first ones;
+    `commit` makes the next one durable under its number.
+    """
+    for number, first in enumerate(range(0, len(prompts), PROMPTS_AT_ONCE)):
         progress(first, len(prompts), "prompts")
+        if number < len(done):
+            yield from done[number]
+            continue
         some = prompts[first : first + PROMPTS_AT_ONCE]
         requests = [
             SampleRequest(
@@ -48,15 +58,18 @@ def find_paths(
                 max_tokens=recipe.max_response_tokens,
                 num_samples=recipe.samples_per_prompt,
                 temperature=recipe.temperature,
-                seed=recipe.seed + first + number,
+                seed=response_seed(recipe.seed, (first + place) * recipe.samples_per_prompt),
                 want_logprobs=False,
             )
-            for number, prompt in enumerate(some)
+            for place, prompt in enumerate(some)
         ]
         answers = whole_responses(sampler, requests, deadline_s=DEADLINE_S)
+        lot: list[Found] = []
         for prompt, segments in zip(some, answers, strict=True):
             judged = [_judged(prompt, n, segment, decode, judge) for n, segment in enumerate(segments)]
-            yield from select(judged, keep=recipe.keep, min_tokens=recipe.min_tokens)
+            lot += select(judged, keep=recipe.keep, min_tokens=recipe.min_tokens)
+        commit(number, lot)
+        yield from lot
     progress(len(prompts), len(prompts), "prompts")
 
 

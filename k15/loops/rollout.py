@@ -11,6 +11,7 @@ from k15.loops.clock import Clock
 from k15.loops.history import segment_rows
 from k15.loops.judging import judge_group
 from k15.loops.replay import Limits, RolloutGroup, extend, give_up, grow, requests
+from k15.loops.seeds import response_seed
 from k15.ports import Reward, Sampler
 from k15.recipes.rl import RlRecipe
 from k15.records import End, Prompt, SampleRequest, Segment, Verdict
@@ -19,7 +20,6 @@ from k15.store.rollouts import SegmentRow
 log = logging.getLogger(__name__)
 
 Asked = tuple[int, list[int], SampleRequest]  # place of the group, its samples, what is asked for them
-SEEDS_PER_RUN, MAX_SEED = 2**40, 2**62  # one for each response, the same in all its phases
 MAX_TRIES = 6  # processes that may begin one phase: then it ends with what they stored
 
 
@@ -107,7 +107,7 @@ class Rollout:
         """What the sampler is to answer."""
         recipe, asked = self._actors.recipe, []
         for index, group in enumerate(self._groups):
-            seed = (recipe.seed * SEEDS_PER_RUN + group.number * recipe.samples_per_prompt) % MAX_SEED
+            seed = response_seed(recipe.seed, group.number * recipe.samples_per_prompt)
             for samples, request in requests(
                 group,
                 self._new[index],

@@ -22,11 +22,13 @@ class Parrot:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.seeds: list[int] = []
 
     def sample(
         self, requests: Sequence[SampleRequest], *, deadline_s: float
     ) -> Iterator[tuple[int, list[Segment]]]:
         self.calls.append(len(requests))
+        self.seeds += [r.seed + sample for r in requests for sample in range(r.num_samples)]
         for index, request in reversed(list(enumerate(requests))):
             yield (
                 index,
@@ -52,7 +54,19 @@ def judge_even(one: Prompt, response: str) -> Verdict:
     return Verdict(Status.WRONG if int(one.reference) % 2 else Status.CORRECT)
 
 
-def found_of(number: int, recipe: PathsRecipe, sampler: Parrot) -> tuple[list[Found], list[Prompt]]:
+def found_of(
+    number: int,
+    recipe: PathsRecipe,
+    sampler: Parrot,
+    lots: list[list[Found]] | None = None,
+) -> tuple[list[Found], list[Prompt]]:
+    """What is found; `lots` are those committed before, and grow by those committed now."""
+    lots = [] if lots is None else lots
+
+    def commit(at: int, lot: Sequence[Found]) -> None:
+        assert at == len(lots)
+        lots.append(list(lot))
+
     prompts = [prompt(n) for n in range(number)]
     found = find_paths(
         sampler,
@@ -61,6 +75,8 @@ def found_of(number: int, recipe: PathsRecipe, sampler: Parrot) -> tuple[list[Fo
         encode=lambda one: (1000, int(one.reference)),
         decode=lambda ids: " ".join(map(str, ids)),
         judge=judge_even,
+        done=list(lots),
+        commit=commit,
         progress=lambda done, total, what: None,
     )
     return list(found), prompts
@@ -104,6 +120,23 @@ def test_prompts_go_to_the_sampler_in_lots_with_a_seed_each() -> None:
     found, _ = found_of(PROMPTS_AT_ONCE + 10, PathsRecipe(samples_per_prompt=2), sampler)
     assert sampler.calls == [PROMPTS_AT_ONCE, 10]
     assert [one.prompt_id for one in found[::2]] == [f"p{n}" for n in range(PROMPTS_AT_ONCE + 10)]
+
+
+def test_no_two_responses_share_a_seed() -> None:
+    sampler = Parrot()
+    found_of(PROMPTS_AT_ONCE + 10, PathsRecipe(samples_per_prompt=3, seed=7), sampler)
+    assert len(set(sampler.seeds)) == 3 * (PROMPTS_AT_ONCE + 10)
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 2, 3])
+def test_committed_lots_are_not_sampled_again(num_done: int) -> None:
+    number, recipe = 2 * PROMPTS_AT_ONCE + 10, PathsRecipe(samples_per_prompt=2)
+    lots: list[list[Found]] = []
+    undisturbed, _ = found_of(number, recipe, Parrot(), lots)
+    sampler = Parrot()
+    resumed, _ = found_of(number, recipe, sampler, lots[:num_done])
+    assert resumed == undisturbed
+    assert len(sampler.calls) == 3 - num_done
 
 
 def test_the_same_response_is_kept_once_and_of_equals_the_first() -> None:

@@ -1,5 +1,6 @@
 """Rejection sampling for real: a fitted model, vLLM and the reward; and long-CoT SFT on what it found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from k15.recipes.paths import PathsRecipe
 from k15.recipes.supervised import LongCotRecipe, Optimizer, SftRecipe
 from k15.records import Part, Prompt, Status
 from k15.rewards import judge
+from k15.store.job import Job
 from k15.store.tables import (
     Demonstration,
     demonstrations_from_table,
@@ -18,6 +20,9 @@ from k15.store.tables import (
 from k15.tasks.tokenizer import train_tokenizer
 from stages import longcot, paths, sft
 from stages.base import random_qwen
+from tests.e2e.driver import wait_for
+from tests.rl_stage import RlStage, sums
+from tests.s3 import s3_server
 from tests.stages.local import LocalContext, LocalInput
 
 pytestmark = [
@@ -75,8 +80,39 @@ def test_long_verified_paths_are_found_and_fitted(fitted: LocalInput, tmp_path: 
             if one["prompt_id"] == row["prompt_id"] and one["status"] == "correct"
         ]
         assert row["tokens"] == max(correct) > min(correct)
+    assert context.store.num_committed == 1
     assert context.summary["prompts_solved"] == context.summary["kept"] == len(kept) < 8
     data = LocalInput(tables={"demonstrations.parquet": table})
     again = LocalContext({"model": fitted, "data": data}, tmp_path / "longcot")
     longcot.body(again, LongCotRecipe(epochs=2, max_tokens=128, sequences_per_step=1))
     assert again.summary["steps"] >= 1
+
+
+def test_killed_after_a_lot_it_goes_on_and_finds_the_same(tmp_path: Path) -> None:
+    asked = [replace(prompt, id=f"{prompt.id}-{n}") for n in range(3) for prompt in sums().prompts]
+    with s3_server(tmp_path / "s3") as server:
+        stage = RlStage(server, "paths", tmp_path / "run", replace(sums(), prompts=asked))
+        try:
+            inputs = {"model": stage.prepare(60).ref("model"), "prompts": stage.prompts("train")}
+            recipe = {"samples_per_prompt": 2, "max_response_tokens": 96, "seed": 3}
+            job = stage.job("paths", recipe, inputs)
+            stage.run(job)
+            undisturbed = stage.manifest(job)
+            forget(stage, job)
+            killed = stage.start(job)
+            wait_for(lambda: len(stage.rounds(job)) == 1, "a lot")
+            killed.kill()
+            killed.wait()
+            (first,) = stage.rounds(job)
+            said = stage.run(job)
+            assert "resumed lots=1" in said
+            assert stage.rounds(job)[0] == first
+            assert stage.manifest(job).digest == undisturbed.digest
+        finally:
+            stage.end()
+
+
+def forget(stage: RlStage, job: Job) -> None:
+    """As if the stage had never run."""
+    for folder in ("stages", "rounds"):
+        stage.store.objects.delete([i.path for i in stage.store.objects.list(f"{folder}/{job.key}")])
