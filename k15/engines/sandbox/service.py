@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -51,16 +52,17 @@ class SandboxService:
         try:
             config = uvicorn.Config(
                 Starlette(routes=routes, lifespan=self._lifespan),
-                host="127.0.0.1",
-                port=self.settings.port,
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=DRAIN_S,
             )
             self._server = uvicorn.Server(config)
-            socket = config.bind_socket()
-            self._port: int = socket.getsockname()[1]
-            await self._server.serve(sockets=[socket])
+            # asyncio turns Nagle's delays off only where the protocol is named
+            with socket.socket(proto=socket.IPPROTO_TCP) as listening:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(("127.0.0.1", self.settings.port))
+                self._port: int = listening.getsockname()[1]
+                await self._server.serve(sockets=[listening])
         finally:
             await self.pool.close()
 
