@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from k15.programs import Job, JobResult
 from k15.records import (
     Answer,
     Group,
@@ -61,6 +62,16 @@ class Trainer(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write the weights as sharded safetensors in HF layout, with config and tokenizer."""
+
+
+class Sandbox(Protocol):
+    """Where programs of models are judged."""
+
+    def judge(self, job: Job) -> JobResult:
+        """The verdict on a program; unjudged, with a reason, where the sandbox itself failed.
+
+        ValueError where the job cannot be judged at all; it names the field.
+        """
 
 
 class WeightSender(Protocol):
