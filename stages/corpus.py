@@ -17,6 +17,7 @@ log = logging.getLogger("stages.corpus")
 
 def body(ctx: StageContext, recipe: CorpusRecipe) -> None:
     """Write every part's documents, kind after kind."""
+    ctx.licenses["k15.tasks.long_context"] = "Apache-2.0"
     for part, kinds in recipe.parts.items():
         documents = [
             text

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from k15.recipes.data import DataRecipe
 from k15.stage import StageContext, run_stage
 from k15.store.tables import Demonstration, demonstrations_to_table, prompts_to_table, text_to_table
-from k15.tasks import jsonl
+from k15.tasks import families, jsonl
 from k15.tasks.corpus import Corpus, Response, from_families, from_questions
 from k15.tasks.problem import Problem
 
@@ -28,6 +28,7 @@ def body(ctx: StageContext, recipe: DataRecipe) -> None:
         corpus = from_questions(read_questions(ctx, QUESTIONS), heldout, recipe)
     else:
         corpus = from_families(recipe)
+        ctx.licenses |= families.licenses()
     write(ctx, corpus)
 
 

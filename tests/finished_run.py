@@ -24,6 +24,7 @@ from k15.store.tables import Demonstration, demonstrations_to_table, prompts_to_
 
 QUESTIONS = b'{"question": "1 + 1", "answer": "2"}\n'
 RAW_KEY = hashlib.sha256(QUESTIONS).hexdigest()
+LICENSES = {"questions": "CC-BY-4.0"}
 COMMIT = "5f0c2f3b9d8e4a7c6b1a0918273645f0e1d2c3b4"
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
@@ -60,6 +61,7 @@ class Run:
     manifests: dict[str, Manifest] = field(default_factory=dict)
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     now: datetime = START
+    licenses: Mapping[str, str] = field(default_factory=dict)  # of raw files, by role
 
     def stage(
         self,
@@ -83,6 +85,7 @@ class Run:
             recipe=resolved,
             inputs=dict(inputs),
             context=context,
+            licenses={role: self.licenses[role] for role in inputs if role in self.licenses},
         )
         attempt = self.store.begin(job.key)
         for path, content in files.items():
@@ -262,9 +265,15 @@ def evaluation() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {"models": models, "pairs": pairs}, shown
 
 
-def write_finished_run(store: Store, run_id: str = "20261122-100000-abcd", *, rounds: int = 30) -> RunRecord:
+def write_finished_run(
+    store: Store,
+    run_id: str = "20261122-100000-abcd",
+    *,
+    rounds: int = 30,
+    licenses: Mapping[str, str] = LICENSES,
+) -> RunRecord:
     """Every stage of a run like the tiny pipeline's, and its record."""
-    run = Run(store, run_id, rounds)
+    run = Run(store, run_id, rounds, licenses=licenses)
     store.objects.put(f"raw/{RAW_KEY}", QUESTIONS)
     raw = InputRef(key=RAW_KEY, digest=f"sha256:{RAW_KEY}", raw=True)
     run.stage("data", "data", {"questions": raw}, data_files())
@@ -295,6 +304,7 @@ def write_finished_run(store: Store, run_id: str = "20261122-100000-abcd", *, ro
         seconds=(run.now - START).total_seconds(),
         commit=COMMIT,
         host="test",
+        started_by="k15 run by tester@test",
         prefect_flow_run_id="0d9c7a52",
         prefect_url="http://127.0.0.1:4200/runs/flow-run/0d9c7a52",
     )

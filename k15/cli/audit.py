@@ -62,7 +62,7 @@ def show_lineage(args: argparse.Namespace, world: World) -> int:
     """The tree, or the graph as Mermaid, or MLflow filled again."""
     if args.reindex:
         return _reindex(args, world)
-    ref = _ref(world, args.uri)
+    ref = find_ref(world, args.uri)
     if args.mermaid:
         known = {manifest.key: manifest for manifest in world.store.manifests()}
         text = mermaid(graph_of(upstream(known, [ref.key])))
@@ -76,7 +76,7 @@ def show_lineage(args: argparse.Namespace, world: World) -> int:
 def show_verify(args: argparse.Namespace, world: World) -> int:
     """Every problem by its URI; 1 where there is one."""
     try:
-        ref = _ref(world, args.uri)
+        ref = find_ref(world, args.uri)
     except CorruptArtifact as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -107,7 +107,7 @@ def show_gc(args: argparse.Namespace, world: World) -> int:
     return 0
 
 
-def _ref(world: World, text: str) -> InputRef:
+def find_ref(world: World, text: str) -> InputRef:
     """The artifact meant; a whole key is looked up alone, so that damage elsewhere does not hide it."""
     key = (text or _final(world)).removeprefix(world.store.uri(""))
     manifest = world.store.manifest(key) if WHOLE_KEY.fullmatch(key) else None

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from k15.cli import audit, look, planning, reporting, running, sizing
+from k15.cli import audit, auditing, look, planning, reporting, running, sizing
 from k15.cli.world import Command, World, find_root
 
 BAD_INPUT = 2
@@ -24,6 +24,7 @@ examples:
   k15 show rl                        manifest, rounds, first rows
   k15 lineage short                  back to the raw data
   k15 verify short                   re-hash every byte it was made from
+  k15 audit short                    all of it in one document to sign off
   k15 size --model DIR --gpus 8 --gpu-memory 80    which layouts of GPUs fit
 """
 
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     running.add_commands(add)
     look.add_commands(add)
     audit.add_commands(add)
+    auditing.add_commands(add)
     reporting.add_commands(add)
     sizing.add_commands(add)
     return top

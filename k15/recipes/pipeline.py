@@ -68,14 +68,22 @@ class Node(Config):
     """One stage of a pipeline.
 
     `inputs` maps a role to a producer: "node" for its whole artifact or "node:part" for one folder of it.
-    `files` maps a role to a local file, which enters the store by its content.
+    `files` maps a role to a local file, which enters the store by its content; `license` is theirs, recorded
+    and never part of a stage key.
     """
 
     kind: str
     inputs: dict[str, str] = {}
     files: dict[str, str] = {}
+    license: str = Field("", description="of what `files` brings, for the audit: an SPDX name, or a sentence")
     recipe: dict[str, Any] = {}
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _a_license_of_something(self) -> Self:
+        if self.license and not self.files:
+            raise ValueError("license: says under what `files` may be used, and there are none; remove it")
+        return self
 
 
 class Pipeline(Config):

@@ -80,7 +80,10 @@ class StopSignal:
 
 @dataclass
 class StageContext:
-    """What a stage's body works with: results go to `out`, numbers to `summary`; `scratch` is deleted."""
+    """What a stage's body works with: results go to `out`, numbers to `summary`; `scratch` is deleted.
+
+    `licenses` are for what the body generates, by what generates it; those of raw inputs are the job's.
+    """
 
     job: Job
     recipe: StageRecipe
@@ -92,6 +95,7 @@ class StageContext:
     metrics: MetricLog
     stop: StopSignal
     summary: dict[str, float] = field(default_factory=dict)
+    licenses: dict[str, str] = field(default_factory=dict)
     _last_progress: float = 0.0
 
     @property

@@ -113,7 +113,7 @@ def _attempt(
             body(context, recipe)
         out.write_bytes("metrics.jsonl", context.metrics.encode())
         provenance = _provenance(job, started, mirror.run_id)
-        manifest = store.commit(out, job, provenance, _summary(context.summary))
+        manifest = store.commit(out, job, provenance, _summary(context.summary), context.licenses)
     except StoreUnreachable as error:
         raise RuntimeError(f"the store went away while the stage ran: {error}") from error
     finally:

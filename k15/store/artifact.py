@@ -124,9 +124,17 @@ class Store:
         return Attempt(self.objects, key, str(uuid4()))
 
     def commit(
-        self, attempt: Attempt, job: Job, provenance: Provenance, summary: dict[str, float]
+        self,
+        attempt: Attempt,
+        job: Job,
+        provenance: Provenance,
+        summary: dict[str, float],
+        licenses: Mapping[str, str] | None = None,
     ) -> Manifest:
-        """Make an attempt the stage's result. The loser of a race gets the winner's manifest."""
+        """Make an attempt the stage's result. The loser of a race gets the winner's manifest.
+
+        `licenses` are those of what the stage generated; the job's, of raw inputs, are recorded with them.
+        """
         manifest = Manifest(
             key=job.key,
             node=job.node,
@@ -141,6 +149,7 @@ class Store:
             summary=summary,
             resources=job.resources.resolved(),
             provenance=provenance,
+            licenses={**job.licenses, **(licenses or {})},
         )
         self.check_fence(job.key)
         self.objects.put_if_absent(manifest_path(job.key), manifest.encode())

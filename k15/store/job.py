@@ -33,6 +33,7 @@ class Job(Config):
     inputs: dict[str, InputRef] = {}
     resources: Resources = Resources()
     context: Context = Context()
+    licenses: dict[str, str] = {}  # of raw inputs, by role, as far as the pipeline tells
     code: str = ""  # digest of the stage's code, where a strict run makes it part of the key
 
     @property

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
@@ -53,13 +53,20 @@ class Provenance(Config):
 
 
 class Record(Config):
-    """A stored JSON record that carries the checksum of its own content."""
+    """A stored JSON record that carries the checksum of its own content.
 
+    `added` names the fields that came after the first records were written. At their default they are not
+    written, so a record from before a field keeps its bytes and its checksum.
+    """
+
+    added: ClassVar[frozenset[str]] = frozenset()
     checksum: str = ""
 
     def encode(self) -> bytes:
         """Canonical JSON with the checksum filled in."""
-        content = {**self.resolved(), "checksum": ""}
+        absent = {name for name in self.added if getattr(self, name) == type(self).model_fields[name].default}
+        content = {name: value for name, value in self.resolved().items() if name not in absent}
+        content["checksum"] = ""
         return canonical({**content, "checksum": sha256(content)})
 
     @classmethod
@@ -84,6 +91,7 @@ class Record(Config):
 class Manifest(Record):
     """A finished stage: its existence under the stage key is "done"."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"licenses"})
     schema_version: int = 1
     key: str
     node: str
@@ -98,6 +106,7 @@ class Manifest(Record):
     summary: dict[str, float]
     resources: dict[str, Any]
     provenance: Provenance
+    licenses: dict[str, str] = {}  # of raw inputs, by role, and of what the stage generated, by its source
 
     def part(self, part: str) -> tuple[FileEntry, ...]:
         """The files under a folder ("" for all), their paths relative to it."""

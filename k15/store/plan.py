@@ -103,6 +103,7 @@ def resolve_job(
         inputs=inputs,
         resources=node.resources,
         context=context or Context(),
+        licenses={role: node.license for role in node.files if node.license},
     )
     if strict_root is not None:
         done = store.manifest(job.key)

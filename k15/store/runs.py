@@ -50,6 +50,7 @@ class RunRecord(Config):
     commit: str = ""
     dirty: bool = False
     host: str = ""
+    started_by: str = ""  # a person's command, or a deployment and what made it start
     prefect_flow_run_id: str = ""
     prefect_url: str = ""
     mlflow_uri: str = ""

@@ -1,6 +1,6 @@
 """The Merkle tree of an artifact: lineage from manifests alone, and verification of every byte upstream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +71,21 @@ def render(tree: Lineage) -> str:
     return "\n".join(lines)
 
 
-def verify(store: Store, ref: InputRef, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+def verify(
+    store: Store,
+    ref: InputRef,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    also: Iterable[InputRef] = (),
+) -> list[Problem]:
     """Everything upstream of an artifact, itself included, hashed again; progress(done, total) in bytes.
 
+    `also` are other artifacts to do the same with; what they share is read once.
     Checked: every manifest's own checksum, its digest and its key, every input's digest against its producer,
     and the bytes of every file and raw file. An empty list means that all is as committed.
     """
     problems: list[Problem] = []
-    artifacts = _upstream(store, ref, problems)
+    artifacts = _upstream(store, [ref, *also], problems)
     total = sum(entry.size for artifact in artifacts for entry in artifact.files)
     done = 0
     for artifact in artifacts:
@@ -93,12 +100,12 @@ def verify(store: Store, ref: InputRef, progress: Callable[[int, int], None] | N
     return problems
 
 
-def _upstream(store: Store, root: InputRef, problems: list[Problem]) -> list[Artifact]:
-    """Every artifact `root` was made from, each once; what is wrong with manifests goes to `problems`."""
+def _upstream(store: Store, roots: Iterable[InputRef], problems: list[Problem]) -> list[Artifact]:
+    """Every artifact `roots` were made from, each once; what is wrong with manifests goes to `problems`."""
     artifacts: list[Artifact] = []
     manifests: dict[str, Manifest | None] = {}
     raw_done: set[str] = set()
-    waiting = [root]
+    waiting = list(roots)
     while waiting:
         ref = waiting.pop()
         if ref.raw:

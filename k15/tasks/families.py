@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from typing import Any
 
 import reasoning_gym
@@ -27,6 +28,14 @@ FAMILIES: dict[str, Family] = {
     module.__name__.rpartition(".")[2]: Family(module.steps, module.difficulty)
     for module in (chain_sum, gcd, leg_counting)
 }
+
+
+def licenses() -> dict[str, str]:
+    """Under what the generated questions, and the steps that this package works out, may be used."""
+    generator = metadata("reasoning-gym")
+    stated = "License-Expression" in generator
+    named = generator["License-Expression"] if stated else "not stated by its package"
+    return {f"reasoning-gym {generator['Version']}": named, "k15.tasks": "Apache-2.0"}
 
 
 def problems(name: str, params: dict[str, Any], seed: int) -> Iterator[Problem]:

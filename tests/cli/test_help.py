@@ -2,7 +2,7 @@
 
 import pytest
 
-COMMANDS = ("plan", "run", "why", "ls", "show", "lineage", "verify", "gc", "report", "size")
+COMMANDS = ("plan", "run", "why", "ls", "show", "lineage", "verify", "gc", "audit", "report", "size")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -63,6 +63,7 @@ def test_retry_in_prefect_executes_only_what_is_missing(flow: Flow, server: Any)
     retried = flow.record()
     assert retried.run_id != failed.run_id
     assert retried.prefect_flow_run_id == identity
+    assert retried.started_by == "deployment quick, on request"
     assert [name for name, node in retried.nodes.items() if not node.cached] == ["sft"]
     shown = {name: task["state_name"] for name, task in flow.tasks(retried).items()}
     cached = dict.fromkeys(("data", "base", "other"), "Cached")

@@ -128,6 +128,17 @@ def test_resources_rerun_nothing(store: Store, file: Path) -> None:
 
 
 @pytest.mark.services
+def test_a_licence_is_recorded_and_reruns_nothing(store: Store, file: Path) -> None:
+    pipeline = load(file, "nodes.data.license=CC-BY-4.0")
+    jobs = run(store, pipeline, file.parent)
+    manifests = {manifest.node: manifest for manifest in store.manifests()}
+    assert manifests["data"].licenses == {"questions": "CC-BY-4.0"}
+    assert manifests["rl"].licenses == {}
+    assert jobs == run(store, pipeline, file.parent)
+    assert states(store, load(file, "nodes.data.license=MIT"), file.parent) == DONE
+
+
+@pytest.mark.services
 def test_an_unchanged_result_of_a_rerun_producer_reruns_nothing_below(store: Store, file: Path) -> None:
     root = file.parent
     jobs = run(store, load(file), root)

@@ -9,7 +9,7 @@ from k15.records import Status
 from k15.rewards import judge
 from k15.tasks.corpus import prompt
 from k15.tasks.demonstrations import STYLES
-from k15.tasks.families import FAMILIES, problems
+from k15.tasks.families import FAMILIES, licenses, problems
 from k15.tasks.problem import Problem
 
 pytestmark = pytest.mark.engine
@@ -83,3 +83,8 @@ def test_longer_sums_are_labelled_harder() -> None:
 def test_bad_families_are_refused_by_name(name: str, params: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         next(problems(name, params, 0))
+
+
+def test_generated_questions_have_a_licence():
+    (generator, terms), *_ = licenses().items()
+    assert generator.startswith("reasoning-gym ") and terms == "Apache-2.0"
