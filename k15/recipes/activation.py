@@ -1,11 +1,12 @@
 """Long-context activation (METHOD.md §7)."""
 
+from collections.abc import Collection
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from k15.config import Config
-from k15.recipes.supervised import FitRecipe, Mixture, refuse_weights
+from k15.recipes.supervised import FitRecipe, Mixture, data_names, data_role, refuse_weights
 
 
 class ContextPhase(Config):
@@ -46,6 +47,15 @@ class ActivateRecipe(FitRecipe):
     length_upsampling: float = Field(
         0.0, ge=0, description="rows of full length draw documents ∝ length to this power; 0: each in turn"
     )
+
+    def role_problems(self, roles: Collection[str]) -> tuple[str, ...]:
+        """Those of every such stage, and a data set that no phase draws from."""
+        drawn = {name for mixture in self.mixtures() for name in mixture}
+        unused = sorted(set(data_names(roles)) - drawn) if all(self.mixtures()) else []
+        problems = [
+            f"inputs.{data_role(name, roles)}: no phase draws from it; leave it out" for name in unused
+        ]
+        return (*super().role_problems(roles), *problems)
 
     def mixtures(self) -> tuple[Mixture, ...]:
         """Those of its phases, of both kinds."""

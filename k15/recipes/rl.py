@@ -7,11 +7,12 @@ from pydantic import Field, model_validator
 
 from k15.config import Config
 from k15.recipes.stage import StageRecipe
+from k15.recipes.supervised import Adam
 
 SETTINGS_OF = {"tau": "omd", "baseline": "omd", "clip_ratio": "grpo", "kl_weight": "grpo"}
 
 
-class PolicyUpdate(Config):
+class PolicyUpdate(Adam):
     """Eq. 3, or an objective to compare it with, and its optimizer; the paper discloses no number of these.
 
     A setting that only another objective reads is refused, unless it has its default.
@@ -39,10 +40,7 @@ class PolicyUpdate(Config):
         "a first update, later ones lack their τ or KL term",
     )
     max_tokens_per_microbatch: int = Field(4096, ge=8)
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.99
-    adam_epsilon: float = 1e-8
-    clip_gradient_norm: float = Field(1.0, gt=0)
+    adam_beta2: float = Field(0.99, ge=0, lt=1)
     mismatch_band: float = Field(
         0.1,
         gt=0,

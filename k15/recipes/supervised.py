@@ -36,14 +36,19 @@ class Rates(Config):
         return self.lr / 10 if self.final_lr is None else self.final_lr
 
 
-class Optimizer(Rates):
+class Adam(Config):
+    """What Adam is, whatever its rate."""
+
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.98, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    clip_gradient_norm: float = Field(1.0, gt=0)
+
+
+class Optimizer(Rates, Adam):
     """AdamW and its schedule."""
 
     weight_decay: float = Field(0.05, ge=0)
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.98
-    adam_epsilon: float = 1e-8
-    clip_gradient_norm: float = Field(1.0, gt=0)
 
 
 class Batching(Config):

@@ -51,6 +51,7 @@ def test_the_final_model_is_the_registered_champion(cli: Cli, store: Store, whol
 
 
 def test_every_round_and_step_is_in_mlflow(cli: Cli, store: Store, whole_run, mlflow_client):
+    experiments = [experiment.experiment_id for experiment in mlflow_client.search_experiments()]
     for node, file, name in (
         ("rl", "rounds.jsonl", "staleness/4_or_more"),
         ("rl", "rounds.jsonl", "pass_rate"),
@@ -59,7 +60,8 @@ def test_every_round_and_step_is_in_mlflow(cli: Cli, store: Store, whole_run, ml
         manifest = manifest_of(store, cli, whole_run, node)
         rows = [json.loads(line) for line in store.open(manifest.ref()).read_bytes(file).splitlines()]
         expected = [row[name] for row in rows if row.get(name) is not None]
-        history = mlflow_client.get_metric_history(manifest.provenance.mlflow_run_id, name)
+        (run,) = mlflow_client.search_runs(experiments, f"tags.`k15.digest` = '{manifest.digest}'")
+        history = mlflow_client.get_metric_history(run.info.run_id, name)
         assert expected and [metric.value for metric in history] == pytest.approx(expected)
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from k15.config import load_toml
+from k15.config import Config, load_toml
 from k15.recipes import KINDS, Pipeline
-from k15.recipes.supervised import Optimizer, Phase, SftRecipe
+from k15.recipes.activation import ActivateRecipe
+from k15.recipes.rl import PolicyUpdate
+from k15.recipes.supervised import FitRecipe, Optimizer, Phase, SftRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PHASES = [
@@ -72,4 +74,24 @@ def test_a_resolved_recipe_is_the_same_recipe() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*/*.toml")), ids=str)
 def test_every_recipe_in_the_tree_is_read_as_it_is_written(path: Path) -> None:
     for name, node in Pipeline.parse(load_toml(path), where=str(path)).nodes.items():
-        KINDS[node.kind].parse(node.recipe, where=name)
+        recipe = KINDS[node.kind].parse(node.recipe, where=name)
+        roles = [*node.inputs, *node.files]
+        assert not isinstance(recipe, FitRecipe) or recipe.role_problems(roles) == ()
+
+
+@pytest.mark.parametrize("owner", [Optimizer, PolicyUpdate])
+@pytest.mark.parametrize(
+    "value", [{"adam_beta1": 1.0}, {"adam_beta2": -0.1}, {"adam_epsilon": 0.0}, {"clip_gradient_norm": 0.0}]
+)
+def test_adams_values_are_refused_out_of_range(owner: type[Config], value: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(value))):
+        owner.parse(value, where="test")
+
+
+def test_a_data_set_that_no_length_draws_from_is_refused() -> None:
+    phase = {"length": 64, "steps": 1, "sequences_per_step": 1}
+    mixed = {**phase, "full": {"long": 1.0}, "partial": {"short": 1.0}}
+    roles = ["model", "data.long", "data.short", "data.other"]
+    problems = ActivateRecipe.parse({"phases": [mixed]}, where="t").role_problems(roles)
+    assert problems == ("inputs.data.other: no phase draws from it; leave it out",)
+    assert ActivateRecipe.parse({"phases": [mixed, phase]}, where="t").role_problems(roles) == ()
