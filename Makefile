@@ -3,6 +3,7 @@ ifeq ($(origin PYTHON),undefined)
 PYTHON := $(shell command -v python3.11 || echo python3)
 endif
 RECIPE ?= tiny
+RUNTIME ?= process
 NAME ?=
 ARGS ?=
 DATA ?=
@@ -27,7 +28,7 @@ run:  ## Run a pipeline: make run RECIPE=tiny ARGS="--set nodes.rl.recipe.update
 	@$(CONTROL)/python -m infra.local up & services=$$!; \
 	  $(PYTHON) infra/setup.py engine || { wait $$services; exit 2; }; \
 	  wait $$services
-	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml $(if $(FILES),--set files_root=$(FILES)) $(ARGS)
+	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml --runtime $(RUNTIME) $(if $(FILES),--set files_root=$(FILES)) $(ARGS)
 
 test: setup  ## Run every test, the suites side by side: make test ARGS="engine -- -x"
 	@$(PYTHON) infra/test.py $(ARGS)

@@ -37,6 +37,10 @@ class Launcher(Protocol):
     def name(self) -> str:
         """How records call it."""
 
+    @property
+    def image_digest(self) -> str:
+        """Of the image that stages run in, sha256:…; "" where there is none."""
+
     def start(self, kind: str, job_uri: str, resources: Resources) -> Execution:
         """Start `python -m stages.KIND --job URI` there."""
 
@@ -115,6 +119,11 @@ class ProcessLauncher:
     package: str = "stages"
     debug: bool = False  # stages show stack traces of bad input, and debug logs
     name: str = "process"
+
+    @property
+    def image_digest(self) -> str:
+        """Of the image this process itself runs in, where whoever started it says so."""
+        return self.environment.get("K15_IMAGE_DIGEST", "")
 
     def start(self, kind: str, job_uri: str, resources: Resources) -> ProcessExecution:
         """Start the stage; ValueError where its environment was not set up."""

@@ -25,7 +25,8 @@ from prefect.utilities.annotations import quote
 
 from flows.cancellation import stopped_by_prefect, stopped_by_signals
 from flows.closing import report_run
-from flows.launcher import ProcessLauncher
+from flows.containers import DockerLauncher
+from flows.launcher import Launcher, ProcessLauncher
 from flows.node import BadInput, may_retry, run_node
 from flows.session import Request, Session, describe_checkout, new_run_id, open_session
 from flows.starter import started_by
@@ -39,6 +40,7 @@ from k15.store.runs import RunState, find_run
 
 RETRY_DELAY_S = 2.0
 MAX_NODES = 256
+RUNTIMES = ("process", "docker")
 RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=MAX_NODES))
 EXIT_CODES = {RunState.DONE: 0, RunState.CANCELLED: 130}
 
@@ -70,15 +72,17 @@ def pipeline(
     package: str = "stages",
     run_id: str = "",
     debug: bool = False,
+    runtime: str = "process",
 ) -> State[Any]:
     """Run a recipe's pipeline. Its state has a message for each node that failed.
 
     `python` and `package` say what runs a stage: `PYTHON -m PACKAGE.KIND`, from the work directory.
+    `runtime` says where: process, or docker (then the image K15_IMAGE has python and stages of its own).
     `run_id` is made up where none is given. `debug` shows stack traces of bad input, here and in stages.
     """
     began = time.monotonic()
     try:
-        launcher = ProcessLauncher(Path.cwd() / python, Path.cwd(), dict(os.environ), package, debug)
+        launcher = _launcher(runtime, python, package, debug=debug)
         session = _open(Request(recipe, tuple(overrides or ()), strict, started_by()), launcher, run_id)
     except ValueError as error:
         if debug:
@@ -104,9 +108,17 @@ def pipeline(
     return Failed(name=BadInput.__name__, message=unwritten) if unwritten else _final_state(session)
 
 
-def _open(request: Request, launcher: ProcessLauncher, run_id: str) -> Session:
-    root = launcher.root
-    context = describe_checkout(root, os.environ, run_id or new_run_id(), str(flow_run.get_id()))
+def _launcher(runtime: str, python: str, package: str, *, debug: bool) -> Launcher:
+    if runtime == "process":
+        return ProcessLauncher(Path.cwd() / python, Path.cwd(), dict(os.environ), package, debug)
+    if runtime == "docker":
+        return DockerLauncher.open(dict(os.environ), package, debug=debug)
+    raise ValueError(f"runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
+
+
+def _open(request: Request, launcher: Launcher, run_id: str) -> Session:
+    root = Path.cwd()
+    context = describe_checkout(root, launcher, os.environ, run_id or new_run_id(), str(flow_run.get_id()))
     url = flow_run.get_flow_run_ui_url() or ""
     session = open_session(request, root, Store.from_environment(os.environ), launcher, context, url)
     session.name_parent(open_parent(session.ledger.record))
@@ -174,6 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--python", default=".venv/engine/bin/python", help="the interpreter that runs stages"
     )
+    parser.add_argument("--runtime", choices=RUNTIMES, default="process", help="where stages run")
     parser.add_argument("--package", default="stages", help="the package that holds the stages")
     arguments = parser.parse_args(argv)
     run_id = new_run_id()
@@ -187,6 +200,7 @@ def main(argv: list[str] | None = None) -> int:
             package=arguments.package,
             run_id=run_id,
             debug=arguments.debug,
+            runtime=arguments.runtime,
             return_state=True,
         )
         return finish(state, run_id, as_json=arguments.json)

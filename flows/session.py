@@ -134,7 +134,9 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
 
 
-def describe_checkout(root: Path, environment: Mapping[str, str], run_id: str, flow_run_id: str) -> Context:
+def describe_checkout(
+    root: Path, launcher: Launcher, environment: Mapping[str, str], run_id: str, flow_run_id: str
+) -> Context:
     """Who runs what: the run, the commit, the locks. Recorded beside results, never part of a key."""
     locks = sorted((root / "containers" / "locks").glob("*.txt"))
     digest = hashlib.sha256(b"".join(hashlib.sha256(lock.read_bytes()).digest() for lock in locks))
@@ -144,7 +146,8 @@ def describe_checkout(root: Path, environment: Mapping[str, str], run_id: str, f
         mlflow_uri=environment.get("MLFLOW_TRACKING_URI", ""),
         commit=_git(root, "rev-parse", "HEAD"),
         dirty=bool(_git(root, "status", "--porcelain")),
-        image_digest=environment.get("K15_IMAGE_DIGEST", ""),
+        image_digest=launcher.image_digest,
+        launcher=launcher.name,
         lock_digest=f"sha256:{digest.hexdigest()}" if locks else "",
     )
 

@@ -25,9 +25,16 @@ def add_commands(add: Adder) -> None:
         "k15 run recipes/smollm2/pipeline.toml",
         "k15 run tiny --set nodes.rl.recipe.rounds=40 --set nodes.rl.resources.cores=2",
         "k15 run tiny --strict     also rerun stages whose code changed",
+        "k15 run tiny --runtime docker     every stage in a container",
     )
     add_recipe(command)
     command.add_argument("--strict", action="store_true", help="rerun stages whose code changed")
+    command.add_argument(
+        "--runtime",
+        choices=("process", "docker"),
+        default="process",
+        help="where stages run; docker: in containers of the image K15_IMAGE (made by `make images`)",
+    )
 
 
 def run(args: argparse.Namespace, world: World) -> NoReturn:
@@ -36,7 +43,7 @@ def run(args: argparse.Namespace, world: World) -> NoReturn:
     services = world.services("s3", "prefect", "mlflow")
     check_prefect(services["PREFECT_API_URL"])
     shown = path.relative_to(world.root) if path.is_relative_to(world.root) else path
-    command = [sys.executable, "-m", "flows.pipeline", str(shown)]
+    command = [sys.executable, "-m", "flows.pipeline", str(shown), f"--runtime={args.runtime}"]
     command += [f"--set={text}" for text in args.set]
     command += ["--strict"] * args.strict + ["--json"] * args.json + ["--debug"] * args.debug
     os.chdir(world.root)

@@ -35,6 +35,7 @@ class Resources(Config):
     cores: int = Field(1, ge=1, description="CPU cores; independent stages share the machine's within this")
     memory_gb: float = Field(4.0, gt=0)
     gpus: int = Field(0, ge=0)
+    infiniband: bool = Field(False, description="a container gets the host's InfiniBand devices")
     layout: Layout = Layout()
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)

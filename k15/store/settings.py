@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -56,6 +57,17 @@ class Credentials:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Credentials":
-        """The usual AWS variables of `env`."""
+        """The usual AWS variables of `env`, or the files that AWS_…_FILE name."""
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-        return cls(*(env.get(name) or None for name in names))
+        return cls(*(secret(env, name) or None for name in names))
+
+
+def secret(env: Mapping[str, str], name: str) -> str:
+    """A secret: the variable `name`, else the content of the file that `name`_FILE names, else ""."""
+    path = env.get(f"{name}_FILE", "")
+    if env.get(name) or not path:
+        return env.get(name, "")
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise StoreError(f"{name}_FILE={path}: {error.strerror}; it must be a file this user reads") from None

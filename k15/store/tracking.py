@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from k15.store.settings import secret
+
 API = "/api/2.0/mlflow/"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 PROXIED = "mlflow-artifacts:/"
@@ -54,19 +56,21 @@ def mapping(rows: Iterable[Json]) -> dict[str, str]:
 class TrackingServer:
     """One MLflow server. Every call raises TrackingError, never anything else, when it does not succeed.
 
-    Credentials come from MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN, as for MLflow's own client.
+    Credentials come from MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN, as for MLflow's own client, or
+    from the files that these names with _FILE behind them name.
     """
 
     def __init__(self, uri: str, environ: Mapping[str, str] | None = None, *, timeout_s: float = TIMEOUT_S):
         environ = os.environ if environ is None else environ
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request at INFO
         self.uri = uri.rstrip("/")
-        user, token = environ.get("MLFLOW_TRACKING_USERNAME"), environ.get("MLFLOW_TRACKING_TOKEN")
+        names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+        user, password, token = (secret(environ, name) for name in names)
         self._http = httpx.Client(
             base_url=self.uri,
             timeout=timeout_s,
             trust_env=urlsplit(self.uri).hostname not in LOOPBACK,
-            auth=(user, environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
+            auth=(user, password) if user else None,
             headers={"Authorization": f"Bearer {token}"} if token and not user else {},
         )
 

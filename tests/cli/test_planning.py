@@ -188,7 +188,12 @@ def test_run_becomes_the_flow_with_its_exit_code(checkout, prefect):
     assert process.returncode == 7
     recipe, *options = json.loads(printed)["arguments"]
     assert recipe == "recipes/two/pipeline.toml"
-    assert options == ["--set=nodes.data.recipe.num_train=3", "--strict", "--debug"]
+    assert options == [
+        "--runtime=process",
+        "--set=nodes.data.recipe.num_train=3",
+        "--strict",
+        "--debug",
+    ]
     assert f'"folder": "{checkout}"' in printed
 
 
