@@ -1,43 +1,51 @@
 """The data sets of a supervised stage as rows on local disk."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from k15.recipes.supervised import FitRecipe, data_names, data_role
-from k15.records import Sequence as Row
 from k15.stage import StageContext
 from k15.store.artifact import Artifact
-from k15.store.tables import scan
 from k15.tasks.row_file import Origin, RowFile
-from k15.tasks.rows import demonstration_row, everything_in_loss, text_row
+from k15.tasks.rows import Tokens, demonstration_rows, text_rows
+from stages.tokens import Make, Table, Tokeniser
 
-Table = dict[str, Any]  # one row of a table, by column
-MakeRow = Callable[[Any, Table], Row]
-Shape = Callable[[Row], Iterator[Row]]  # a row of a table -> rows to train on
+Shape = Callable[[Tokens], Iterator[Tokens]]  # a row of a table -> rows to train on
 SUFFIX = ".parquet"
 DOCUMENT, DEMONSTRATION = ("text",), ("prompt", "response")
 
 
-def _document(tokenizer: Any, row: Table) -> Row:
-    return text_row(tokenizer, row["text"])
+class Kinds(NamedTuple):
+    """What becomes of a table, by the columns it must have; the name stands for that in the store."""
+
+    name: str
+    by_columns: Mapping[tuple[str, ...], Make]
 
 
-def _demonstration(tokenizer: Any, row: Table) -> Row:
-    return demonstration_row(tokenizer, row["prompt"], row["response"])
+def _documents(tokenizer: Any, rows: Sequence[Table]) -> list[Tokens]:
+    return text_rows(tokenizer, [row["text"] for row in rows])
 
 
-def _demonstration_as_text(tokenizer: Any, row: Table) -> Row:
-    return everything_in_loss(_demonstration(tokenizer, row).token_ids)
+def _demonstrations(tokenizer: Any, rows: Sequence[Table]) -> list[Tokens]:
+    prompts, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
+    return demonstration_rows(tokenizer, prompts, responses)
 
 
-def as_it_is(row: Row) -> Iterator[Row]:
+def _demonstrations_as_texts(tokenizer: Any, rows: Sequence[Table]) -> list[Tokens]:
+    prompts, responses = [row["prompt"] for row in rows], [row["response"] for row in rows]
+    return demonstration_rows(tokenizer, prompts, responses, everything=True)
+
+
+def as_it_is(tokens: Tokens) -> Iterator[Tokens]:
     """The row itself."""
-    yield row
+    yield tokens
 
 
-Kinds = Mapping[tuple[str, ...], MakeRow]  # by the columns a table must have
-RESPONSES: Kinds = {DEMONSTRATION: _demonstration}  # loss on responses only
-EVERYTHING: Kinds = {DOCUMENT: _document, DEMONSTRATION: _demonstration_as_text}  # loss on every token
+RESPONSES = Kinds("responses", {DEMONSTRATION: _demonstrations})  # loss on responses only
+EVERYTHING = Kinds(  # loss on every token
+    "everything", {DOCUMENT: _documents, DEMONSTRATION: _demonstrations_as_texts}
+)
 
 
 def read_data(
@@ -62,42 +70,22 @@ def read_role(
 ) -> RowFile:
     """The rows of one input."""
     artifact = ctx.inputs[role]
-    rows = (
-        shaped
-        for table, number, row in _rows(ctx, artifact, tokenizer, kinds)
-        for shaped in _placed(table, number, shape(row))
-    )
-    return RowFile.write(ctx.scratch / f"rows-{role}", rows, where=artifact.uri)
+    with Tokeniser(ctx, tokenizer, kinds.name) as tokeniser:
+        rows = (
+            shaped
+            for path in tables(artifact)
+            for number, tokens in enumerate(tokeniser.rows(artifact, path, partial(_kind, kinds)))
+            for shaped in _placed(path, number, shape(tokens))
+        )
+        return RowFile.write(ctx.scratch / f"rows-{role}", rows, where=artifact.uri)
 
 
-def _placed(table: str, number: int, pieces: Iterator[Row]) -> Iterator[tuple[Origin, Row]]:
+def _placed(table: str, number: int, pieces: Iterator[Tokens]) -> Iterator[tuple[Origin, Tokens]]:
     """The pieces of a table's row, each begun with the last token of the one before."""
     start = 0
     for piece in pieces:
         yield Origin(table, number, start), piece
-        start += len(piece.token_ids) - 1
-
-
-def _rows(
-    ctx: StageContext, artifact: Artifact, tokenizer: Any, kinds: Kinds
-) -> Iterator[tuple[str, int, Row]]:
-    """(table, its row's number, the row) of all tables."""
-    local = ctx.scratch / f"table{SUFFIX}"
-    for path in tables(artifact):
-        where = f"{artifact.uri}/{path}" if path else artifact.uri
-        artifact.copy_file(path, local)
-        columns, table = scan(local, where)
-        make = _kind(columns, kinds, where)
-        for number, row in enumerate(table):
-            if not all(
-                isinstance(row[column], str) for columns in kinds for column in columns if column in row
-            ):
-                raise ValueError(f"{where}: row {number} has an empty field or one that is no text")
-            try:
-                yield path, number, make(tokenizer, row)
-            except ValueError as error:
-                raise ValueError(f"{where}: row {number}: {error}") from None
-        local.unlink()
+        start += len(piece) - 1
 
 
 def tables(artifact: Artifact) -> Sequence[str]:
@@ -122,9 +110,10 @@ def tables(artifact: Artifact) -> Sequence[str]:
     return found
 
 
-def _kind(columns: Sequence[str], kinds: Kinds, where: str) -> MakeRow:
-    for wanted, make in kinds.items():
+def _kind(kinds: Kinds, columns: Sequence[str], where: str) -> tuple[tuple[str, ...], Make]:
+    """What a table with these columns becomes, and the columns that this reads."""
+    for wanted, make in kinds.by_columns.items():
         if set(wanted) <= set(columns):
-            return make
-    needs = " or ".join(str(list(wanted)) for wanted in kinds)
+            return wanted, make
+    needs = " or ".join(str(list(wanted)) for wanted in kinds.by_columns)
     raise ValueError(f"{where}: columns {list(columns)}; a table here needs {needs}")

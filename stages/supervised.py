@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def _data(
 ) -> dict[str, RowFile]:
     shortest = min(phase.max_tokens for phase in recipe.all_phases())
     if longer == "split":
-        return read_data(ctx, recipe, tokenizer, kinds, shape=lambda row: split(row, shortest))
+        return read_data(ctx, recipe, tokenizer, kinds, shape=partial(split, max_tokens=shortest))
     return read_data(ctx, recipe, tokenizer, kinds)
 
 

@@ -9,6 +9,7 @@ Layout, under the bucket's prefix:
     leases/<key>.json                who may commit, with a fencing epoch
     jobs/<key>/<uuid>.json           resolved jobs
     raw/<sha256>                     user files, by content; a folder's at raw/<digest>/<path>
+    cache/tokens/<digest>/<row>.parquet   tokens of a table's rows, to be lost at any time (k15.store.tokens)
 """
 
 import json

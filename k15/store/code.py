@@ -18,10 +18,16 @@ COUNTED = ("k15.store.tables",)
 
 def code_digest(root: Path, kind: str) -> str:
     """The digest over the import closure of `root`/stages/<kind>.py; "" where there is no such file."""
-    if not (root / "stages" / f"{kind}.py").is_file():
+    return module_digest(root, f"stages.{kind}")
+
+
+def module_digest(root: Path, name: str) -> str:
+    """The digest over the import closure of one module; "" where there is no such file."""
+    found = closure(root, name)
+    if name not in found:
         return ""
     digest = hashlib.sha256()
-    for module, path in sorted(closure(root, f"stages.{kind}").items()):
+    for module, path in sorted(found.items()):
         digest.update(f"{module}\0{_read(path, path.stat().st_mtime_ns)[0]}\0".encode())
     return f"sha256:{digest.hexdigest()}"
 

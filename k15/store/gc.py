@@ -3,7 +3,8 @@
 Safe beside running stages: an attempt is garbage only where no manifest, round or step checkpoint names it,
 no live lease covers its key, and it is older than the grace. What a stage at work reads is kept, and all
 upstream of it. Step checkpoints and journals of stages that are done are garbage; where asked which stages
-to keep, also those that no stage at work and no run still going will go on from.
+to keep, also those that no stage at work and no run still going will go on from. Cached tokens, which are
+made again where they are missed, go at CACHE_AGE_S, or with stages that are swept.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,9 +18,11 @@ from k15.store.manifest import InputRef, Manifest
 from k15.store.objects import ObjectInfo
 from k15.store.runs import RunState, run_records
 from k15.store.steps import decode_step
+from k15.store.tokens import FOLDER as TOKENS
 
 GRACE_S = 3600.0
-FOLDERS = ("attempts/", "jobs/", "rounds/", "steps/", "phases/", "raw/", "leases/")
+CACHE_AGE_S = 30 * 86400.0
+FOLDERS = ("attempts/", "jobs/", "rounds/", "steps/", "phases/", "raw/", "leases/", TOKENS)
 UNDER_WAY = ("steps/", "phases/")  # what a stage at work has made of a step or a round
 RESUMED = ("rounds/", "steps/", "phases/")  # where a stage that is not done leaves what it goes on from
 
@@ -31,7 +34,7 @@ class Garbage:
     dry_run: bool
     stages: list[str] = field(default_factory=list)  # keys
     attempts: list[str] = field(default_factory=list)  # <key>/<uuid>
-    others: list[str] = field(default_factory=list)  # paths of jobs, rounds, steps, raw files, leases
+    others: list[str] = field(default_factory=list)  # paths of jobs, rounds, steps, raw files, leases, tokens
     num_objects: int = 0
     num_bytes: int = 0
     num_uploads: int = 0  # unfinished multipart uploads
@@ -47,8 +50,10 @@ class _Survey:
     going: frozenset[str]  # keys of the runs still going
     young: datetime  # objects after this moment are never garbage
 
-    def old(self, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
-        return [info for info in infos if info.modified < self.young]
+    def old(self, infos: Iterable[ObjectInfo], *, more_s: float = 0.0) -> list[ObjectInfo]:
+        """Those before the grace, by `more_s` at least."""
+        before = self.young - timedelta(seconds=more_s)
+        return [info for info in infos if info.modified < before]
 
     def unfinished(self) -> frozenset[str]:
         """Keys of stages that are not done and have something to go on from."""
@@ -172,7 +177,8 @@ def _others(survey: _Survey, kept: dict[str, Manifest], *, swept_all: bool) -> l
     busy = survey.live | survey.unfinished()
     doomed = [info for info in survey.old(survey.listed["jobs/"]) if _key_of(info.path) not in busy]
     if not swept_all:
-        return doomed
+        return doomed + survey.old(survey.listed[TOKENS], more_s=CACHE_AGE_S)
+    doomed += survey.old(survey.listed[TOKENS])
     alive = kept.keys() | busy
     doomed += [info for info in survey.old(survey.listed["leases/"]) if _key_of(info.path) not in alive]
     raw = {ref.key for manifest in kept.values() for ref in manifest.inputs.values() if ref.raw}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -58,8 +58,16 @@ def decode_table(data: bytes) -> pyarrow.Table:
     return pyarrow.parquet.read_table(pyarrow.BufferReader(data), use_threads=False)
 
 
-def scan(path: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    """The columns of a local Parquet file, and its rows in order, decoded a few at a time.
+class Scan(NamedTuple):
+    """A table that is read in order."""
+
+    columns: list[str]
+    num_rows: int
+    rows: Iterator[dict[str, Any]]
+
+
+def scan(path: Path, where: str) -> Scan:
+    """A local Parquet file; its rows are decoded a few at a time.
 
     ValueError names `where` and what is no Parquet file.
     """
@@ -68,7 +76,8 @@ def scan(path: Path, where: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{where}: not a Parquet file ({error})") from None
     batches = file.iter_batches(batch_size=SCAN_ROWS, use_threads=False)
-    return list(file.schema_arrow.names), (row for batch in batches for row in batch.to_pylist())
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return Scan(list(file.schema_arrow.names), file.metadata.num_rows, rows)
 
 
 def table_of(rows: Sequence[Any], schema: pyarrow.Schema) -> pyarrow.Table:

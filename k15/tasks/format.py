@@ -4,18 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def prompt_token_ids(tokenizer: Any, text: str) -> list[int]:
+def prompt_text(tokenizer: Any, text: str) -> str:
     """A question as the model reads it: through the tokenizer's chat template, or with a line end."""
     if getattr(tokenizer, "chat_template", None):
         messages = [{"role": "user", "content": text}]
-        rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(tokenizer.encode(rendered, add_special_tokens=False))
-    return list(tokenizer.encode(text + "\n", add_special_tokens=False))
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    return text + "\n"
 
 
-def response_token_ids(tokenizer: Any, text: str) -> list[int]:
-    """A response as the model must write it, with the token that ends it."""
-    return [*tokenizer.encode(text, add_special_tokens=False), end_token_id(tokenizer)]
+def prompt_token_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of `prompt_text`."""
+    return list(tokenizer.encode(prompt_text(tokenizer, text), add_special_tokens=False))
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of many texts, each as `encode` gives them; a fast tokenizer lets other threads run."""
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"]
+    return found
 
 
 def response_text(tokenizer: Any, token_ids: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from k15.records import Sequence as Row
+from k15.tasks.rows import Tokens
 
 
 class Origin(NamedTuple):
@@ -19,7 +20,7 @@ class Origin(NamedTuple):
 
 
 class RowFile:
-    """Rows by index. Tokens stay on disk (4 bytes: id × 2 + whether it is in the loss), lengths do not."""
+    """Rows by index. Tokens stay on disk (4 bytes each, as rows.Tokens), lengths do not."""
 
     def __init__(self, path: Path, lengths: "array[int]", tables: list[str], origins: "array[int]") -> None:
         self.lengths = lengths
@@ -29,16 +30,15 @@ class RowFile:
         self._tokens = np.memmap(path, np.int32, mode="r")
 
     @classmethod
-    def write(cls, path: Path, rows: Iterable[tuple[Origin, Row]], *, where: str) -> Self:
+    def write(cls, path: Path, rows: Iterable[tuple[Origin, Tokens]], *, where: str) -> Self:
         """Put rows into a new file, one by one; ValueError names `where` if there are none."""
         lengths, origins = array("q"), array("q")
         tables: dict[str, int] = {}
         with path.open("wb") as sink:
-            for origin, row in rows:
+            for origin, tokens in rows:
                 origins.extend((tables.setdefault(origin.table, len(tables)), origin.row, origin.start))
-                flagged = np.asarray(row.token_ids, np.int32) * 2 + np.asarray(row.in_loss, np.int32)
-                sink.write(flagged.tobytes())
-                lengths.append(len(row.token_ids))
+                sink.write(tokens.tobytes())
+                lengths.append(len(tokens))
         if not lengths:
             raise ValueError(f"{where}: there is nothing to train on: the table is empty")
         return cls(path, lengths, list(tables), origins)
@@ -68,6 +68,6 @@ class RowFile:
         in_loss[0] = False
         return Row(tuple((flagged >> 1).tolist()), tuple(in_loss.tolist()))
 
-    def _slice(self, index: int, start: int, stop: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    def _slice(self, index: int, start: int, stop: int) -> Tokens:
         first = int(self._starts[index])
         return np.asarray(self._tokens[first + start : first + stop])

@@ -4,11 +4,15 @@ In the latter any text has tokens; they span phrases (digits stand alone, a fixe
 words at most.
 """
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -65,6 +69,18 @@ def load_tokenizer(directory: Path) -> Any:
     config = json.loads((directory / "config.json").read_text())
     _refuse_foreign(tokenizer, config, directory)
     return tokenizer
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Of all that decides which tokens a text becomes: what the tokenizer saves, versions of libraries."""
+    digest = hashlib.sha256(f"{transformers.__version__} {tokenizers.__version__}".encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                data = path.read_bytes()
+                digest.update(f"\0{path.relative_to(folder)} {len(data)}\0".encode() + data)
+    return digest.hexdigest()
 
 
 def _loader(directory: Path) -> Any:

@@ -16,6 +16,7 @@ from k15.recipes.supervised import Phase, PretrainRecipe, SftRecipe
 from k15.records import Sequence as Row
 from k15.tasks.row_file import Origin, RowFile
 from k15.tasks.rows import everything_in_loss
+from tests.flagged import flagged
 
 pytestmark = pytest.mark.engine
 
@@ -34,7 +35,9 @@ class Data:
     def __init__(self, folder: Path, **sets: list[Row]) -> None:
         self.files = {
             name: RowFile.write(
-                folder / name, ((Origin("t", place, 0), row) for place, row in enumerate(some)), where=name
+                folder / name,
+                ((Origin("t", place, 0), flagged(row)) for place, row in enumerate(some)),
+                where=name,
             )
             for name, some in sets.items()
         }

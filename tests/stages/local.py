@@ -1,5 +1,6 @@
 """What a stage's body takes and gives, in local folders; and a tiny model to give it."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -29,14 +30,26 @@ class LocalInput:
         return Path(shutil.copytree(self.directory, directory))
 
     @property
-    def files(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(path=path) for path in self.tables]
+    def files(self) -> list["LocalFile"]:
+        return [LocalFile(path, table) for path, table in self.tables.items()]
 
     def copy_file(self, path: str, local: Path) -> None:
         local.write_bytes(encode_table(self.tables[path]))
 
     def read_table(self, path: str) -> pyarrow.Table:
         return self.tables[path]
+
+
+@dataclass
+class LocalFile:
+    """A table's entry."""
+
+    path: str
+    table: pyarrow.Table
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(encode_table(self.table)).hexdigest()
 
 
 class LocalSteps:
@@ -63,11 +76,34 @@ class LocalSteps:
         self._list.write_text(json.dumps([vars(record) for record in self.kept]))
 
 
+class LocalObjects:
+    """Objects in memory, and the paths that were written."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def uri(self, path: str) -> str:
+        return f"local://{path}"
+
+    def get(self, path: str) -> bytes:
+        if path not in self.kept:
+            raise FileNotFoundError(path)
+        return self.kept[path]
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        return self.kept.setdefault(path, data) == data
+
+    def delete(self, paths: list[str]) -> None:
+        for path in paths:
+            del self.kept[path]
+
+
 class LocalRounds:
     """A store in which no round was committed; what is, is counted and gone."""
 
     def __init__(self) -> None:
         self.num_committed = 0
+        self.objects = LocalObjects()
 
     def rounds(self, key: str) -> list[Any]:
         return []

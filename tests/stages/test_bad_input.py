@@ -197,7 +197,7 @@ def assert_refused(store: Store, end: Ended, *named: str) -> None:
     assert end.code == 2, end.err
     assert all(text in end.err for text in named), end.err
     assert "Traceback" not in end.err
-    assert "progress" not in end.out  # not a step was made
+    assert "what=steps" not in end.out  # not a step was made
     assert store.manifest(end.key) is None
 
 

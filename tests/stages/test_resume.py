@@ -102,7 +102,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(
     whole = disturbed.store.objects.get(path)
     disturbed.store.objects.put(path, whole[:-100])
     code, out, err = disturbed.end(disturbed.start())
-    assert (code, "progress" in out) == (2, False)
+    assert (code, "what=steps" in out) == (2, False)
     assert err.startswith(f"error: {disturbed.store.objects.uri(path)}: corrupt")
     assert f"delete {disturbed.steps.uri(record)}" in err
     disturbed.store.objects.put(path, whole)

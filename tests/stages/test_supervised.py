@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from k15.recipes.pipeline import Resources
 from k15.recipes.supervised import LongCotRecipe, Optimizer, PretrainRecipe, SftRecipe
 from k15.stage import StageStopped
 from k15.store.tables import Demonstration, demonstrations_to_table, text_to_table
-from k15.tasks.rows import split, text_row
+from k15.tasks.rows import split, text_rows
 from k15.tasks.tokenizer import load_tokenizer
 from stages import activate, longcot, pretrain, sft
 from stages.rows import EVERYTHING, read_role, tables
@@ -63,8 +64,8 @@ def test_rows_of_several_tables_are_named_by_file_row_and_span(tmp_path: Path, m
     data = LocalInput(tables={f"{n}.parquet": text_to_table(some) for n, some in enumerate(texts)})
     context = LocalContext({"data": data}, tmp_path / "run")
     tokenizer = load_tokenizer(model.directory)
-    file = read_role(context, "data", tokenizer, EVERYTHING, shape=lambda row: split(row, 16))
-    length = len(text_row(tokenizer, texts[1][1]).token_ids)
+    file = read_role(context, "data", tokenizer, EVERYTHING, shape=partial(split, max_tokens=16))
+    length = len(text_rows(tokenizer, texts[1])[1])
     names = [file.name(index, 0, file.lengths[index]) for index in range(len(file))]
     assert length > 16
     assert names[0].startswith("0.parquet row 0 tokens 0:")

@@ -68,8 +68,8 @@ def test_a_file_is_scanned_row_by_row(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(3 * SCAN_ROWS + 5)]
     path = tmp_path / "table"
     path.write_bytes(encode_table(text_to_table(texts)))
-    columns, rows = scan(path, "here")
-    assert columns == ["text"]
+    columns, num_rows, rows = scan(path, "here")
+    assert (columns, num_rows) == (["text"], len(texts))
     assert [row["text"] for row in rows] == texts
 
 

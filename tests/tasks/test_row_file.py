@@ -9,7 +9,8 @@ import pytest
 
 from k15.records import Sequence as Row
 from k15.tasks.row_file import Origin, RowFile
-from k15.tasks.rows import everything_in_loss, refuse_longer, split
+from k15.tasks.rows import Tokens, everything_in_loss, refuse_longer, split
+from tests.flagged import flagged
 
 pytestmark = pytest.mark.engine
 
@@ -24,13 +25,13 @@ def some_rows(number: int) -> list[Row]:
     return rows
 
 
-def placed(rows: list[Row]) -> Iterator[tuple[Origin, Row]]:
+def placed(rows: list[Row]) -> Iterator[tuple[Origin, Tokens]]:
     """As rows 0, 1, … of a table."""
-    return ((Origin("t.parquet", number, 0), row) for number, row in enumerate(rows))
+    return ((Origin("t.parquet", number, 0), flagged(row)) for number, row in enumerate(rows))
 
 
 def test_a_row_is_named_by_where_it_was_read(tmp_path: Path) -> None:
-    (row,) = [everything_in_loss(range(20))]
+    row = flagged(everything_in_loss(range(20)))
     given = [(Origin("a.parquet", 7, 0), row), (Origin("b.parquet", 0, 19), row), (Origin("", 3, 0), row)]
     file = RowFile.write(tmp_path / "rows", given, where="here")
     names = [file.name(index, 2, 5) for index in range(3)]
@@ -60,14 +61,12 @@ def test_no_rows_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "limit"), [(2, 8), (8, 8), (9, 8), (15, 8), (16, 8), (100, 8)])
 def test_pieces_of_a_row_overlap_by_a_token_and_predict_each_other_token_once(size: int, limit: int) -> None:
-    pieces = list(split(everything_in_loss(range(size)), limit))
-    predicted = [
-        token for piece in pieces for token, flag in zip(piece.token_ids, piece.in_loss, strict=True) if flag
-    ]
+    pieces = list(split(flagged(everything_in_loss(range(size))), limit))
+    predicted = [token >> 1 for piece in pieces for token in piece.tolist() if token & 1]
     assert predicted == list(range(1, size))
-    assert max(len(piece.token_ids) for piece in pieces) <= limit
+    assert max(map(len, pieces)) <= limit
     for before, after in pairwise(pieces):
-        assert before.token_ids[-1] == after.token_ids[0]
+        assert before[-1] >> 1 == after[0] >> 1
 
 
 def test_longer_rows_are_refused_with_what_would_fit() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from k15.tasks.format import end_token_id, prompt_token_ids, response_text, response_token_ids
+from k15.tasks.format import end_token_id, prompt_token_ids, response_text
 from k15.tasks.tokenizer import load_tokenizer, train_tokenizer
 
 pytestmark = pytest.mark.engine
@@ -16,6 +16,10 @@ TEXTS = ["State the sum: 12 + 7 =\n", "12 + 7 = 19\nWait. Let me look again. Yes
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(TEXTS, 320)
+
+
+def response_token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return [*tokenizer.encode(text, add_special_tokens=False), end_token_id(tokenizer)]
 
 
 STRANGE = "99 bottles, naïve “quotes” 日本 <x>\n\n\t end "
