@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from k15.engines.service.main import run_service
-from k15.engines.service.messages import ChannelCall, Empty, Opened, SampleCall, UpdateCall
+from k15.engines.service.messages import ChannelCall, Opened, SampleCall, UpdateCall
 from k15.engines.service.server import Endpoint
 from k15.engines.service.settings import SamplerSettings
 from k15.records import SamplePart
@@ -47,11 +47,11 @@ class SamplerService:
             timeout_s=settings.transfer_timeout_s,
         )
         self.sampler.attach(receiver, call.layout)
-        return Opened(receiver.source())
+        return Opened(self.sampler.copy)
 
-    def _update(self, call: UpdateCall) -> Empty:
+    def _update(self, call: UpdateCall) -> Opened:
         self.sampler.update(call.ticket, deadline_s=call.deadline_s)
-        return Empty()
+        return Opened(self.sampler.copy)
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 says "midway" after the first of two tensors and stays there.
 `replica TRANSPORT HOST BYTES` says its source; it answers each line {"ticket", "deadline_s"} with what it
 serves then and with the error, if there was one. It says "midway" once the first bytes of a version arrive.
+A line {"still_s"} it answers with whether its buffer kept every byte for so long.
 """
 
 import dataclasses
@@ -63,6 +64,11 @@ def replica(transport: str, host: str, num_bytes: int) -> None:
     served, weights = 0, torch.zeros(num_bytes // 4)
     for line in sys.stdin:
         call = json.loads(line)
+        if "still_s" in call:
+            before = bytes(receiver._slot.payload)
+            time.sleep(call["still_s"])
+            say(before == receiver._slot.payload)
+            continue
         ticket = ticket_of(call["ticket"])
         if transport == "tcp":
             watch(receiver._slot.payload)

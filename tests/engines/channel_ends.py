@@ -110,3 +110,8 @@ class Replica(End):
         """Whether it serves that version, and all of it."""
         wanted = {"served": version, "value": float(version), "whole": True}
         return {name: self.state[name] for name in wanted} == wanted
+
+    def still(self, seconds: float) -> bool:
+        """Whether its buffer keeps every byte for so long."""
+        self.tell(still_s=seconds)
+        return bool(self.answer())

@@ -18,12 +18,28 @@ class Registered:
 
     def __init__(self, buffer: memoryview, *, transport: str, host: str, timeout_s: int) -> None:
         """Register the whole of `buffer`, which must live as long; ValueError where `transport` cannot be."""
-        self._buffer, self._timeout_s = buffer, timeout_s
-        self._engine = start(transport, host, timeout_s)
+        self._buffer, self._host, self._timeout_s = buffer, host, timeout_s
         self._base = address(buffer)
-        _checked(self._engine.register_memory(self._base, len(buffer)), f"registering {len(buffer)} bytes")
-        self.source = WeightSource(transport, f"{host}:{self._engine.get_rpc_port()}", self._base)
+        self._begin(transport)
+        self._failed = False
+
+    def _begin(self, transport: str) -> None:
+        self._engine = start(transport, self._host, self._timeout_s)
+        size = len(self._buffer)
+        _checked(self._engine.register_memory(self._base, size), f"registering {size} bytes")
+        self.source = WeightSource(transport, f"{self._host}:{self._engine.get_rpc_port()}", self._base)
         self.open = True
+
+    def settle(self) -> None:
+        """Make sure that no read that failed still writes into the buffer; `source` may change by it.
+
+        Mooncake gives up waiting for a silent peer, not the read: once the peer is back, its bytes arrive,
+        whatever the buffer holds by then. They end with the engine alone.
+        """
+        if self._failed:
+            self.close()
+            self._begin(self.source.transport)  # the last engine goes, and its sessions with it
+            self._failed = False
 
     def read(self, source: WeightSource, offset: int, size: int, end_s: float) -> None:
         """Copy `size` bytes at `offset` of the source's buffer to the same offset of this one.
@@ -36,6 +52,7 @@ class Registered:
         code = self._engine.transfer_sync_read(source.place, self._base + offset, source.base + offset, size)
         if code == 0:
             return
+        self._failed = True
         seconds = time.monotonic() - started
         if seconds > self._timeout_s * 0.9:
             raise TimeoutError(f"{source.place} gave no weights for {seconds:.1f} s; is its process stopped?")

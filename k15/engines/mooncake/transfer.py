@@ -64,7 +64,7 @@ class MooncakeReceiver:
         self.seconds = Seconds()
 
     def source(self) -> WeightSource:
-        """Where others may take what this end has taken."""
+        """Where others may take what this end has taken; another place after a take that failed."""
         return self._registered.source
 
     @contextmanager
@@ -93,6 +93,7 @@ class MooncakeReceiver:
         source, transport = ticket.source, self._registered.source.transport
         refuse_unlike(ticket, transport=transport, payload_bytes=len(self._slot.payload))
         self._slot.invalidate()
+        self._registered.settle()
         expected = header_bytes(ticket)
         self._registered.read(source, 0, len(expected), end_s)
         found = bytes(self._buffer[: len(expected)])

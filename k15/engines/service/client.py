@@ -162,7 +162,8 @@ class RemoteSampler:
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
         """Serve `ticket`'s weights from now on, as ports.Sampler.update."""
-        call(self._service, "update", UpdateCall(ticket, deadline_s), Empty, deadline_s=deadline_s + GRACE_S)
+        body = UpdateCall(ticket, deadline_s)
+        self.copy = call(self._service, "update", body, Opened, deadline_s=deadline_s + GRACE_S).copy
         self.version = ticket.version
 
 

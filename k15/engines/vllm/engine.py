@@ -17,7 +17,7 @@ from k15.engines.vllm.responses import Responses
 from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
 from k15.engines.weights import refuse_older
 from k15.ports import WeightReceiver
-from k15.records import Answer, SamplePart, SampleRequest, SampleStats, TensorSpec, WeightTicket
+from k15.records import Answer, SamplePart, SampleRequest, SampleStats, TensorSpec, WeightSource, WeightTicket
 
 BLOCK_TOKENS = 32  # the CPU backend refuses 16, and its default caches no prefix
 MIN_BATCHED_TOKENS = 8192
@@ -127,6 +127,11 @@ class VllmSampler:
         if self._receiver is not None:
             self._receiver.close()
         self._receiver, self._layout = receiver, tuple(layout)
+
+    @property
+    def copy(self) -> WeightSource | None:
+        """Where other samplers may take the weights this one has taken; None: where it takes them itself."""
+        return None if self._receiver is None else self._receiver.source()
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
         """Serve the weights of `ticket` from now on; the old ones stay where it raises one of these.
