@@ -4,6 +4,8 @@ PYTHON := $(shell command -v python3.11 || echo python3)
 endif
 RECIPE ?= tiny
 RUNTIME ?= process
+VARIANT ?= cpu
+BASE ?=
 NAME ?=
 ARGS ?=
 DATA ?=
@@ -13,7 +15,7 @@ ENGINE := .venv/engine/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench up down status report clean
+.PHONY: help setup run test check bench images up down status report clean
 export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE  # without .pyc files every stage compiles its imports again
 
@@ -33,9 +35,10 @@ run:  ## Run a pipeline: make run RECIPE=tiny ARGS="--set nodes.rl.recipe.update
 test: setup  ## Run every test, the suites side by side: make test ARGS="engine -- -x"
 	@$(PYTHON) infra/test.py $(ARGS)
 
-check:  ## Format, lint, types, import rules.
+check:  ## Format, lint, types, import rules, Dockerfiles.
 	@$(PYTHON) infra/setup.py control
-	@$(CONTROL)/ruff format --check . && $(CONTROL)/ruff check . && $(CONTROL)/mypy && $(CONTROL)/lint-imports
+	@$(CONTROL)/ruff format --check . && $(CONTROL)/ruff check . && $(CONTROL)/mypy && $(CONTROL)/lint-imports \
+	  && .venv/tools/bin/hadolint -c containers/.hadolint.yaml containers/*.Dockerfile
 
 bench: setup  ## Run one benchmark: make bench NAME=spine
 	@script=tests/bench/$(NAME).py; \
@@ -43,6 +46,10 @@ bench: setup  ## Run one benchmark: make bench NAME=spine
 	  ! grep -q '^# services: local' $$script || $(CONTROL)/python -m infra.local up; \
 	  environment=$$(sed -n 's/^# environment: //p' $$script | head -1); \
 	  mkdir -p out/bench; PYTHONPATH=. .venv/$${environment:-control}/bin/python $$script $(ARGS)
+
+images:  ## Build the images the runtime docker uses: make images VARIANT=cpu BASE=debian@sha256:...
+	@$(PYTHON) infra/setup.py control
+	@$(CONTROL)/python -m infra.images --variant $(VARIANT) --base "$(BASE)"
 
 up:  ## Start the local services (S3, Prefect, MLflow); restarts only what died.
 	@$(PYTHON) infra/setup.py control

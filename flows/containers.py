@@ -17,10 +17,12 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from flows.enclosure import INSIDE, Enclosure, folder, remove
 from k15.recipes import Resources
+from k15.store.code import source_digest
 from k15.store.lease import is_dead, this_process
 
 DEFAULT_IMAGE = "k15-engine:cpu"
 LABEL = "k15.launcher"  # of a container: the process that started it
+SOURCE_LABEL = "k15.source"  # of an image: the digest of the code in it
 USER_ID = 10001  # of the images' user; where this process is not root, stages have its own id
 STOP_GRACE_S = 8.0  # from SIGTERM to SIGKILL: cancel takes at most 10 s
 DAEMON_BACK_S = 120.0  # how long a daemon may take to restart
@@ -133,7 +135,8 @@ class DockerLauncher:
     ) -> "DockerLauncher":
         """A launcher of the image that K15_IMAGE names, once what dead launchers left is removed.
 
-        ValueError where there is no daemon, no right to use it, or no such image: each names the remedy.
+        ValueError where there is no daemon, no right to use it, no such image, or one of other code than the
+        work directory's: each names the remedy.
         """
         client = connect(environment)
         wanted = environment.get("K15_IMAGE") or DEFAULT_IMAGE
@@ -147,6 +150,9 @@ class DockerLauncher:
             raise ValueError(
                 f"K15_IMAGE={wanted}: {error.explanation}; write NAME:TAG or NAME@sha256:…"
             ) from None
+        source = image.labels.get(SOURCE_LABEL)
+        if source and source != source_digest(Path.cwd()):
+            raise ValueError(f"image {wanted} holds other code than this checkout; run `make images`")
         repository = [text.partition("@")[2] for text in image.attrs.get("RepoDigests") or ()]
         sweep(client)
         return cls(client, image.id, (repository or [image.id])[0], environment, package, debug)

@@ -32,6 +32,16 @@ def module_digest(root: Path, name: str) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def source_digest(root: Path) -> str:
+    """The digest over every Python file of the library and the stages: what an image of them holds."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(root)}\0{content}\0".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
 def closure(root: Path, module: str) -> dict[str, Path]:
     """Every counted project module that `module` imports or starts, directly or not, with its file."""
     found: dict[str, Path] = {}

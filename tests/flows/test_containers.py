@@ -1,6 +1,7 @@
 """The Docker launcher on a daemon of our own: walls, endpoints, secrets, memory, cancel, and nothing left."""
 
 import gc
+import io
 import json
 import signal
 import socket
@@ -18,7 +19,7 @@ from flows.containers import LABEL, DockerLauncher, sweep
 from flows.enclosure import SECRETS, endpoints, folder
 from k15.recipes import Resources
 from k15.store.lease import this_process
-from tests.dockerd import IMAGE, ROOT, Daemon, daemon, load_image, missing
+from tests.dockerd import IMAGE, ROOT, Daemon, missing
 from tests.flows.driver import wait_for
 
 pytestmark = [
@@ -30,13 +31,6 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing() or "a daemon can be started"),
 ]
 TOKEN = uuid4().hex
-
-
-@pytest.fixture(scope="module")
-def docker_daemon() -> Iterator[Daemon]:
-    with daemon() as started:
-        load_image(started.client())
-        yield started
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +220,10 @@ def test_what_is_missing_is_named_before_anything_starts(docker_daemon: Daemon, 
     ):
         with pytest.raises(ValueError, match=what):
             DockerLauncher.open({**own, **changes})
+    other = f"FROM {IMAGE}\nLABEL k15.source=sha256:0\n".encode()
+    launcher.client.images.build(fileobj=io.BytesIO(other), tag="k15-test:other", rm=True)
+    with pytest.raises(ValueError, match="k15-test:other holds other code than this checkout; run `make im"):
+        DockerLauncher.open({**own, "K15_IMAGE": "k15-test:other"})
     for resources, what in (
         (Resources(gpus=1), "NVIDIA Container Toolkit"),
         (Resources(infiniband=True), "no /dev/infiniband"),
