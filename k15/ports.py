@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,25 @@ from k15.records import (
     WeightTicket,
 )
 
+# A response's verdict by the prompt's reference: pure, raises nothing, and any thread may call it.
 Reward = Callable[[Prompt, str], Verdict]
+
+
+class Sandbox(Protocol):
+    """Where untrusted programs run."""
+
+    def judge(self, job: Job) -> JobResult:
+        """The verdict of a program; unjudged where the sandbox could not tell.
+
+        ValueError where the job itself cannot be judged.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPorts:
+    """What rewards reach outside themselves; None where the stage opened none."""
+
+    sandbox: Sandbox | None = None
 
 
 class Sampler(Protocol):

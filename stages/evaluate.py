@@ -7,19 +7,20 @@ Roles: `prompts`, and `model.<name>` for every model compared.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 
 from k15.loops.evaluate import Outcome, answer_prompts, shown_trajectories, summarize
-from k15.ports import Sampler
+from k15.ports import Reward, Sampler
 from k15.recipes.evaluate import EvaluateRecipe
 from k15.records import Prompt
-from k15.rewards import judge
 from k15.stage import StageContext, run_stage
 from k15.store.tables import prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
 from k15.tasks.tokenizer import load_tokenizer
+from stages.rewards import open_judge
 from stages.services import ModelServer, longest
 
 log = logging.getLogger("stages.evaluate")
@@ -45,22 +46,20 @@ def body(ctx: StageContext, recipe: EvaluateRecipe) -> None:
     )
     outcomes: dict[str, list[Outcome]] = {}
     server = ModelServer(ctx, max_tokens=max_tokens, precision=recipe.precision)
-    try:
+    with closing(server), open_judge(prompts) as judge:
         for number, (name, directory) in enumerate(directories.items()):
             ctx.progress(number, len(names), "models")
-            outcomes[name] = evaluate_model(server.serve(directory), tokenizers[name], recipe, prompts)
+            outcomes[name] = evaluate_model(server.serve(directory), tokenizers[name], recipe, prompts, judge)
             passed = [row.status == "correct" for row in outcomes[name] if row.sample >= 0]
             log.info(
                 "model=%s sampled=%.4f responses=%d", name, sum(passed) / len(passed), len(outcomes[name])
             )
-    finally:
-        server.close()
     ctx.progress(len(names), len(names), "models")
     write(ctx, recipe, outcomes, prompts)
 
 
 def evaluate_model(
-    sampler: Sampler, tokenizer: Any, recipe: EvaluateRecipe, prompts: Sequence[Prompt]
+    sampler: Sampler, tokenizer: Any, recipe: EvaluateRecipe, prompts: Sequence[Prompt], judge: Reward
 ) -> list[Outcome]:
     """Every response of one model."""
     return answer_prompts(

@@ -8,20 +8,21 @@ round of the stage: killed anywhere, the next run goes on after the last one.
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from k15.loops.paths import Found, demonstrations, figures, find_paths
-from k15.ports import Sampler
+from k15.ports import Reward, Sampler
 from k15.recipes.paths import PathsRecipe
 from k15.records import Prompt, Status
-from k15.rewards import judge
 from k15.stage import StageContext, StageStopped, run_stage
 from k15.store.tables import demonstrations_to_table, prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
 from k15.tasks.tokenizer import load_tokenizer
+from stages.rewards import open_judge
 from stages.services import ModelServer, longest
 
 log = logging.getLogger("stages.paths")
@@ -40,10 +41,8 @@ def body(ctx: StageContext, recipe: PathsRecipe) -> None:
     asked = {prompt.id: encoded(tokenizer, prompt, recipe.instruction) for prompt in prompts}
     max_tokens = recipe.max_response_tokens + longest(list(asked.values()))
     server = ModelServer(ctx, max_tokens=max_tokens, precision=recipe.precision)
-    try:
-        write(ctx, recipe, server.serve(directory), tokenizer, prompts, asked)
-    finally:
-        server.close()
+    with closing(server), open_judge(prompts) as judge:
+        write(ctx, recipe, server.serve(directory), tokenizer, prompts, asked, judge)
 
 
 def encoded(tokenizer: Any, prompt: Prompt, instruction: str) -> tuple[int, ...]:
@@ -81,6 +80,7 @@ def write(
     tokenizer: Any,
     prompts: list[Prompt],
     asked: dict[str, tuple[int, ...]],
+    judge: Reward,
 ) -> None:
     """longcot/demonstrations.parquet, samples.parquet (every response and what became of it), the summary."""
     found = list(

@@ -19,13 +19,13 @@ from k15.loops.rl import Phase, run_phase, train_again
 from k15.loops.rollout import Actors
 from k15.recipes.rl import RlRecipe
 from k15.records import Prompt
-from k15.rewards import judge
 from k15.stage import StageContext, StageStopped, run_stage
 from k15.store.journal import Journals
 from k15.store.tables import prompts_from_table
 from k15.tasks.format import prompt_token_ids, response_text
 from k15.tasks.tokenizer import load_tokenizer
 from stages.resume import Start, policy, starting_point
+from stages.rewards import open_judge
 from stages.rounds import WEIGHTS, RoundCommit
 from stages.services import longest, policy_services
 
@@ -88,9 +88,12 @@ def play_missing_rounds(
 ) -> ReplayState:
     """The rounds after `start`, with the services up for as long as they last."""
     max_tokens = longest(list(encoded.values())) + recipe.max_response_tokens
-    with policy_services(ctx, recipe, start.model_dir, version=start.version, max_tokens=max_tokens) as (
-        trainer,
-        sampler,
+    with (
+        open_judge(prompts.values()) as judge,
+        policy_services(ctx, recipe, start.model_dir, version=start.version, max_tokens=max_tokens) as (
+            trainer,
+            sampler,
+        ),
     ):
         actors = Actors(recipe, prompts, sampler, lambda ids: response_text(tokenizer, ids), judge)
         phase = Phase(actors, trainer, lambda prompt: encoded[prompt.id], journals.begin)

@@ -11,7 +11,8 @@ from k15.loops.seeds import response_seed
 from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.evaluate import EvaluateRecipe
-from k15.records import End, Prompt, SampleRequest, Segment, Status, Verdict
+from k15.records import End, Prompt, SampleRequest, Segment, Status
+from k15.rewards import judge_all
 
 GREEDY = -1
 DEADLINE_S = 7200.0
@@ -53,22 +54,37 @@ def answer_prompts(
         for i, ids in enumerate(tokens)
     ]
     greedy = [SampleRequest(ids, recipe.max_response_tokens, 1, (), 0.0, 0, False) for ids in tokens]
-    outcomes = []
+    outcomes: list[Outcome] = []
     for requests, first in ((sampled, 0), (greedy, GREEDY)):
         answers = whole_responses(sampler, requests, deadline_s=DEADLINE_S)
-        for prompt, segments in zip(prompts, answers, strict=True):
-            for position, segment in enumerate(segments):
-                outcomes.append(_outcome(prompt, first + position, segment, decode, judge))
+        rows = [
+            (prompt, first + place, segment)
+            for prompt, segments in zip(prompts, answers, strict=True)
+            for place, segment in enumerate(segments)
+        ]
+        outcomes += _outcomes(rows, decode, judge)
     return outcomes
 
 
-def _outcome(
-    prompt: Prompt, sample: int, segment: Segment, decode: Callable[[Sequence[int]], str], judge: Reward
-) -> Outcome:
-    response = decode(segment.token_ids)
-    truncated = segment.end is not End.STOP
-    verdict = Verdict(Status.WRONG, "cut by length") if truncated else judge(prompt, response)
-    return Outcome(prompt.id, prompt.task, sample, verdict.status, len(segment.token_ids), response)
+def _outcomes(
+    rows: Sequence[tuple[Prompt, int, Segment]], decode: Callable[[Sequence[int]], str], judge: Reward
+) -> list[Outcome]:
+    """Every response with its verdict; one that was cut states no final answer, so it is wrong."""
+    texts = [decode(segment.token_ids) for _, _, segment in rows]
+    ended = [segment.end is End.STOP for _, _, segment in rows]
+    responses = [(row[0], text) for row, text, whole in zip(rows, texts, ended, strict=True) if whole]
+    verdicts = iter(judge_all(judge, responses))
+    return [
+        Outcome(
+            prompt.id,
+            prompt.task,
+            sample,
+            next(verdicts).status if whole else Status.WRONG,
+            len(segment.token_ids),
+            text,
+        )
+        for (prompt, sample, segment), text, whole in zip(rows, texts, ended, strict=True)
+    ]
 
 
 def summarize(outcomes: Mapping[str, Sequence[Outcome]], recipe: EvaluateRecipe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from k15.ports import Reward
 from k15.recipes.rl import RlRecipe
 from k15.records import End, Group, Prompt, Status, Trajectory, Verdict
 from k15.records import Sequence as TrainingRow
+from k15.rewards import judge_all
 
 MIN_JUDGED = 2  # a baseline needs another response
 
@@ -21,7 +22,9 @@ def judge_group(
     One that was given up is unjudged. Where none is correct, the judge must accept the reference itself:
     otherwise all are unjudged, for the judge cannot tell right from wrong here.
     """
-    verdicts = [_verdict(trajectory, prompt, decode, judge) for trajectory in group.trajectories]
+    ended = [trajectory for trajectory in group.trajectories if trajectory.segments[-1].end is End.STOP]
+    judged = iter(judge_all(judge, [(prompt, decode(trajectory.token_ids)) for trajectory in ended]))
+    verdicts = [_cut(trajectory) or next(judged) for trajectory in group.trajectories]
     if any(verdict.status is Status.CORRECT for verdict in verdicts):
         return tuple(verdicts)
     own = judge(prompt, f"\\boxed{{{prompt.reference}}}")
@@ -36,12 +39,11 @@ def judge_group(
     )
 
 
-def _verdict(
-    trajectory: Trajectory, prompt: Prompt, decode: Callable[[Sequence[int]], str], judge: Reward
-) -> Verdict:
+def _cut(trajectory: Trajectory) -> Verdict | None:
+    """The verdict of one that did not end by itself."""
     end = trajectory.segments[-1].end
     if end is End.STOP:
-        return judge(prompt, decode(trajectory.token_ids))
+        return None
     if end is End.GIVEN_UP:
         phases = len(trajectory.segments)
         return Verdict(Status.UNJUDGED, f"given up after {phases} phases, unfinished")

@@ -9,6 +9,7 @@ from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.paths import PathsRecipe
 from k15.records import End, Prompt, SampleRequest, Segment, Status
+from k15.rewards import judge_all
 from k15.store.tables import Demonstration
 
 PROMPTS_AT_ONCE = 256
@@ -66,7 +67,7 @@ def find_paths(
         answers = whole_responses(sampler, requests, deadline_s=DEADLINE_S)
         lot: list[Found] = []
         for prompt, segments in zip(some, answers, strict=True):
-            judged = [_judged(prompt, n, segment, decode, judge) for n, segment in enumerate(segments)]
+            judged = _judged(prompt, segments, decode, judge)
             lot += select(judged, keep=recipe.keep, min_tokens=recipe.min_tokens)
         commit(number, lot)
         yield from lot
@@ -125,9 +126,22 @@ def figures(found: Sequence[Found], prompts: Sequence[Prompt]) -> dict[str, floa
 
 
 def _judged(
-    prompt: Prompt, sample: int, segment: Segment, decode: Callable[[Sequence[int]], str], judge: Reward
-) -> Found:
-    response = decode(segment.token_ids)
-    cut = segment.end is not End.STOP
-    status = Status.WRONG if cut else judge(prompt, response).status
-    return Found(prompt.id, sample, status, cut, len(segment.token_ids), response)
+    prompt: Prompt, segments: Sequence[Segment], decode: Callable[[Sequence[int]], str], judge: Reward
+) -> list[Found]:
+    """A prompt's responses, each judged where it ended by itself."""
+    responses = [decode(segment.token_ids) for segment in segments]
+    cut = [segment.end is not End.STOP for segment in segments]
+    verdicts = iter(
+        judge_all(judge, [(prompt, text) for text, short in zip(responses, cut, strict=True) if not short])
+    )
+    return [
+        Found(
+            prompt.id,
+            sample,
+            Status.WRONG if cut[sample] else next(verdicts).status,
+            cut[sample],
+            len(segment.token_ids),
+            responses[sample],
+        )
+        for sample, segment in enumerate(segments)
+    ]

@@ -1,16 +1,45 @@
-"""Rewards: (prompt, response text) → verdict. None raises; what could not be judged is unjudged."""
+"""Rewards: (prompt, response text) → verdict. None raises; what could not be judged is unjudged.
 
-from k15.ports import Reward
+A reward's module has `build(ports) -> Reward`; what it reaches outside itself (a sandbox, a judge) is a port.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from k15.ports import Reward, RewardPorts
 from k15.records import Prompt, Status, Verdict
-from k15.rewards.math import math
-from k15.rewards.reasoning_gym import reasoning_gym
+from k15.rewards import math, reasoning_gym
 
-REWARDS: dict[str, Reward] = {"math": math, "reasoning_gym": reasoning_gym}
+REWARDS: dict[str, Callable[[RewardPorts], Reward]] = {
+    "math": math.build,
+    "reasoning_gym": reasoning_gym.build,
+}
+TRIES = 2  # of what comes back unjudged: a worker or a service may be up again
+AT_ONCE = 32
 
 
-def judge(prompt: Prompt, response: str) -> Verdict:
-    """The verdict of the reward that the prompt names."""
-    reward = REWARDS.get(prompt.reward)
-    if reward is None:
-        return Verdict(Status.UNJUDGED, f"no reward {prompt.reward!r}; there are {sorted(REWARDS)}")
-    return reward(prompt, response)
+def judging(names: Collection[str], ports: RewardPorts) -> Reward:
+    """The reward that judges each prompt by the one it names, for prompts that name only `names`.
+
+    ValueError for a name that is not in REWARDS, or where `ports` lacks what one of them needs.
+    """
+    if unknown := sorted(set(names) - set(REWARDS)):
+        raise ValueError(f"no reward {', '.join(unknown)}; prompts may name {', '.join(sorted(REWARDS))}")
+    rewards = {name: REWARDS[name](ports) for name in names}
+
+    def judge(prompt: Prompt, response: str) -> Verdict:
+        for _ in range(TRIES):
+            verdict = rewards[prompt.reward](prompt, response)
+            if verdict.status is not Status.UNJUDGED:
+                break
+        return verdict
+
+    return judge
+
+
+def judge_all(judge: Reward, responses: Sequence[tuple[Prompt, str]]) -> list[Verdict]:
+    """The verdict of every response, up to AT_ONCE of them judged at a time."""
+    if len(responses) < 2:
+        return [judge(prompt, response) for prompt, response in responses]
+    with ThreadPoolExecutor(min(AT_ONCE, len(responses)), thread_name_prefix="judge") as pool:
+        return list(pool.map(lambda pair: judge(*pair), responses))

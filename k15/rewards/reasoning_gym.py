@@ -6,10 +6,16 @@ from typing import Any
 
 import reasoning_gym as gym
 
+from k15.ports import Reward, RewardPorts
 from k15.records import Prompt, Status, Verdict
 from k15.rewards.answer import last_answer
 
 THRESHOLD = 0.99  # scorers give partial credit to wrong answers
+
+
+def build(ports: RewardPorts) -> Reward:  # noqa: ARG001 (one signature for all rewards)
+    """The reward; it reaches nothing outside."""
+    return reasoning_gym
 
 
 def reasoning_gym(prompt: Prompt, response: str) -> Verdict:

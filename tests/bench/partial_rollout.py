@@ -34,9 +34,10 @@ from k15.loops.clock import Clock
 from k15.loops.prompts import take_groups
 from k15.loops.replay import ReplayState, RolloutGroup
 from k15.loops.rollout import Actors, Rollout
+from k15.ports import RewardPorts
 from k15.recipes.rl import RlRecipe
 from k15.records import Part, Prompt
-from k15.rewards import judge
+from k15.rewards import judging
 from k15.store.rollouts import SegmentRow
 from k15.tasks.format import prompt_token_ids, response_text
 from tests.rl_stage import RlStage, Task, demonstration
@@ -156,6 +157,7 @@ def play(
 ) -> tuple[float, Tokens, int]:
     """Sample `num_groups` groups to their ends: seconds, every response's tokens, and tokens sampled."""
     posed = {prompt.id: prompt for prompt in prompts}
+    judge = judging({prompt.reward for prompt in prompts}, RewardPorts())
     encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in posed.values()}
     actors = Actors(recipe, posed, sampler, lambda ids: response_text(tokenizer, ids), judge)
     state, done, sampled = ReplayState(), [], 0

@@ -5,11 +5,13 @@ import threading
 
 import pytest
 
+from k15.ports import RewardPorts
 from k15.records import Part, Prompt, Status, Verdict
-from k15.rewards import REWARDS, judge
+from k15.rewards import REWARDS, judge_all, judging
 from k15.rewards.answer import last_answer
 
 pytestmark = pytest.mark.engine
+judge = judging(set(REWARDS), RewardPorts())
 
 
 def posed(reference: str, reward: str = "math", **metadata: object) -> Prompt:
@@ -73,7 +75,7 @@ def test_a_scorer_that_raises_leaves_it_unjudged(metadata: dict[str, object]) ->
     assert verdict.status is Status.UNJUDGED or metadata.get("source_dataset") == "countdown"
 
 
-@pytest.mark.parametrize("reward", [*REWARDS, "unknown"])
+@pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize(
     "text", ["", "####", "#### {", r"\boxed{\frac{1}{0}}", "#### \x00\ud7ff", r"\boxed{2^{2^{99}}}"]
 )
@@ -84,7 +86,18 @@ def test_no_reward_raises(reward: str, text: str) -> None:
     )
 
 
-def test_an_unknown_reward_is_unjudged_and_named() -> None:
-    verdict = judge(posed("1", "maths"), "#### 1")
-    assert verdict.status is Status.UNJUDGED
-    assert "maths" in verdict.reason
+def test_an_unknown_reward_is_refused_and_named() -> None:
+    with pytest.raises(ValueError, match="no reward maths; prompts may name math"):
+        judging({"math", "maths"}, RewardPorts())
+
+
+def test_all_responses_are_judged_in_their_order() -> None:
+    prompt = posed("7")
+    verdicts = judge_all(judge, [(prompt, f"#### {number}") for number in range(100)])
+    assert [number for number, verdict in enumerate(verdicts) if verdict.status is Status.CORRECT] == [7]
+
+
+def test_what_comes_back_unjudged_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Verdict(Status.UNJUDGED, "down"), Verdict(Status.CORRECT)])
+    monkeypatch.setitem(REWARDS, "flaky", lambda ports: lambda prompt, response: next(answers))
+    assert judging({"flaky"}, RewardPorts())(posed("1", "flaky"), "").status is Status.CORRECT

@@ -9,7 +9,6 @@ from k15.recipes.data import BaseRecipe
 from k15.recipes.paths import PathsRecipe
 from k15.recipes.supervised import LongCotRecipe, Optimizer, SftRecipe
 from k15.records import Part, Prompt, Status
-from k15.rewards import judge
 from k15.store.job import Job
 from k15.store.tables import (
     Demonstration,
@@ -20,6 +19,7 @@ from k15.store.tables import (
 from k15.tasks.tokenizer import train_tokenizer
 from stages import longcot, paths, sft
 from stages.base import random_qwen
+from stages.rewards import open_judge
 from tests.e2e.driver import wait_for
 from tests.rl_stage import RlStage, sums
 from tests.s3 import s3_server
@@ -70,7 +70,8 @@ def test_long_verified_paths_are_found_and_fitted(fitted: LocalInput, tmp_path: 
     posed = {prompt.text: prompt for prompt in prompts}
     kept = demonstrations_from_table(table, "paths")
     assert ASKED[3] in {row.prompt for row in kept}  # what follows 3 is 4
-    assert all(judge(posed[row.prompt], row.response).status is Status.CORRECT for row in kept)
+    with open_judge(prompts) as judge:
+        assert all(judge(posed[row.prompt], row.response).status is Status.CORRECT for row in kept)
     samples = context.written["samples.parquet"].to_pylist()
     assert len(samples) == context.summary["responses"] == 8 * 24
     for row in [row for row in samples if row["kept"]]:

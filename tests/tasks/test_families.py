@@ -5,8 +5,9 @@ from random import Random
 
 import pytest
 
+from k15.ports import RewardPorts
 from k15.records import Status
-from k15.rewards import judge
+from k15.rewards import judging
 from k15.tasks.corpus import prompt
 from k15.tasks.demonstrations import STYLES
 from k15.tasks.families import FAMILIES, licenses, problems
@@ -18,6 +19,8 @@ PARAMS = {
     "gcd": {"max_numbers": 3, "max_value": 200},
     "leg_counting": {"min_animals": 1, "max_animals": 5},
 }
+
+judge = judging({"reasoning_gym"}, RewardPorts())
 
 
 def drawn(name: str, count: int = 300) -> list[Problem]:
