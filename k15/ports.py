@@ -24,23 +24,6 @@ from k15.records import (
 Reward = Callable[[Prompt, str], Verdict]
 
 
-class Sandbox(Protocol):
-    """Where untrusted programs run."""
-
-    def judge(self, job: Job) -> JobResult:
-        """The verdict of a program; unjudged where the sandbox could not tell.
-
-        ValueError where the job itself cannot be judged.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class RewardPorts:
-    """What rewards reach outside themselves; None where the stage opened none."""
-
-    sandbox: Sandbox | None = None
-
-
 class Sampler(Protocol):
     """A rollout engine that holds one version of the policy."""
 
@@ -91,6 +74,24 @@ class Sandbox(Protocol):
 
         ValueError where the job cannot be judged at all; it names the field.
         """
+
+
+class Equivalence(Protocol):
+    """Where answers in mathematics are compared: hostile ones take neither time nor memory without bound."""
+
+    def compare(self, reference: str, answer: str) -> Verdict:
+        """Correct, wrong, or unjudged with the reason; any thread may ask."""
+
+    def refusal(self, reference: str) -> str:
+        """Why no answer could be compared with `reference`; empty where one can."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPorts:
+    """What rewards reach outside themselves; None where the stage opened none."""
+
+    equivalence: Equivalence | None = None
+    sandbox: Sandbox | None = None
 
 
 class WeightSender(Protocol):

@@ -11,7 +11,7 @@ class EvaluateRecipe(StageRecipe):
     """Sampled and greedy pass@1 and mean tokens of every model given as role `model.<name>`."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     roles: ClassVar[tuple[str, ...]] = ("prompts",)
     optional_roles: ClassVar[tuple[str, ...]] = ("model.*",)
 

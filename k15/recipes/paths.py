@@ -11,7 +11,7 @@ class PathsRecipe(StageRecipe):
     """Rejection sampling: the verified responses of input `model` to input `prompts`, as demonstrations."""
 
     kind: ClassVar[str] = "paths"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     roles: ClassVar[tuple[str, ...]] = ("model", "prompts")
 
     seed: int = 0

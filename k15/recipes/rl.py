@@ -71,7 +71,7 @@ class RlRecipe(StageRecipe):
     """Rounds of roll out → reward → train → commit."""
 
     kind: ClassVar[str] = "rl"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     roles: ClassVar[tuple[str, ...]] = ("model", "prompts")
 
     seed: int = 0

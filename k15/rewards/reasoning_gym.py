@@ -4,8 +4,6 @@ import json
 from functools import cache
 from typing import Any
 
-import reasoning_gym as gym
-
 from k15.ports import Reward, RewardPorts
 from k15.records import Prompt, Status, Verdict
 from k15.rewards.answer import last_answer
@@ -34,4 +32,6 @@ def reasoning_gym(prompt: Prompt, response: str) -> Verdict:
 
 @cache
 def _scorer(dataset: str) -> Any:
+    import reasoning_gym as gym  # noqa: PLC0415  a hundred modules, which judging mathematics needs none of
+
     return gym.get_score_answer_fn(dataset)

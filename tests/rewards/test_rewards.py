@@ -5,13 +5,18 @@ import threading
 
 import pytest
 
-from k15.ports import RewardPorts
+from k15.ports import Reward, RewardPorts
 from k15.records import Part, Prompt, Status, Verdict
 from k15.rewards import REWARDS, judge_all, judging
 from k15.rewards.answer import last_answer
+from k15.rewards.pool import ComparisonPool
 
 pytestmark = pytest.mark.engine
-judge = judging(set(REWARDS), RewardPorts())
+
+
+@pytest.fixture(scope="module")
+def judge(equivalence: ComparisonPool) -> Reward:
+    return judging(set(REWARDS), RewardPorts(equivalence=equivalence))
 
 
 def posed(reference: str, reward: str = "math", **metadata: object) -> Prompt:
@@ -23,13 +28,33 @@ def posed(reference: str, reward: str = "math", **metadata: object) -> Prompt:
     [
         ("1 + 1 = 2\n#### 2", "2"),
         ("#### 3\nno: \n#### 4\nmore", "4"),
+        ("####5", "5"),
         (r"\boxed{17} then \boxed{18}", "18"),
         (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed {3}", "3"),
+        (r"\fbox{3}", "3"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\text{a \} b}}", r"\text{a \} b}"),
         (r"#### 5 or \boxed{6}", "6"),
         (r"\boxed{6} so" + "\n#### 5", "5"),
         (r"\boxed{6", None),
+        (r"\boxed{5} and \boxed{6", None),
+        (r"\boxed{}", None),
         ("####", None),
-        ("the answer is 5", None),
+        ("####\n5", None),
+        ("the answer is 5", "5"),
+        ("The answer is 5. It was easy.", "5"),
+        ("The answer is 3.5.", "3.5"),
+        ("The answer is: $\\frac{1}{2}$ because", r"\frac{1}{2}"),
+        (r"The final answer is \(x = 5\), as above.", "x = 5"),
+        ("**Answer:** 12 apples", "12 apples"),
+        ("Final answer: **7**", "7"),
+        ("The answer is 4. No, wait. The answer is 5!", "5"),
+        (r"\boxed{5}. Check: the answer is positive.", "5"),
+        ("so it is 5", None),
+        ("the answer is", None),
+        ("the answer is " + "9" * 2000, None),
+        (r"\boxed{" + "9" * 2000 + "}", None),
     ],
 )
 def test_the_last_stated_answer(text: str, answer: str | None) -> None:
@@ -46,15 +71,16 @@ def test_the_last_stated_answer(text: str, answer: str | None) -> None:
         ("18", r"\boxed{18} or \boxed{17}", Status.WRONG),
         ("72", "#### 73", Status.WRONG),
         ("72", "it is 72", Status.WRONG),
+        ("72", "The answer is 72.", Status.CORRECT),
         ("72", "#### " + "9" * 500, Status.WRONG),
         ("", "#### 5", Status.UNJUDGED),
     ],
 )
-def test_math(reference: str, response: str, status: Status) -> None:
+def test_math(judge: Reward, reference: str, response: str, status: Status) -> None:
     assert judge(posed(reference), response).status is status
 
 
-def test_math_judges_off_the_main_thread_too() -> None:
+def test_math_judges_off_the_main_thread_too(judge: Reward) -> None:
     verdicts: list[Verdict] = []
     prompt = posed("1/2")
     thread = threading.Thread(target=lambda: verdicts.append(judge(prompt, r"\boxed{\frac{1}{2}}")))
@@ -63,14 +89,14 @@ def test_math_judges_off_the_main_thread_too() -> None:
     assert verdicts[0].status is Status.CORRECT
 
 
-def test_partial_credit_of_a_scorer_is_no_credit() -> None:
+def test_partial_credit_of_a_scorer_is_no_credit(judge: Reward) -> None:
     prompt = posed("57", "reasoning_gym", source_dataset="chain_sum")
     assert judge(prompt, "#### 57").status is Status.CORRECT
     assert judge(prompt, "#### 57 or 58").status is Status.WRONG
 
 
 @pytest.mark.parametrize("metadata", [{}, {"source_dataset": "no_such"}, {"source_dataset": "countdown"}])
-def test_a_scorer_that_raises_leaves_it_unjudged(metadata: dict[str, object]) -> None:
+def test_a_scorer_that_raises_leaves_it_unjudged(judge: Reward, metadata: dict[str, object]) -> None:
     verdict = judge(posed("57", "reasoning_gym", **metadata), "#### (5 +")
     assert verdict.status is Status.UNJUDGED or metadata.get("source_dataset") == "countdown"
 
@@ -79,7 +105,7 @@ def test_a_scorer_that_raises_leaves_it_unjudged(metadata: dict[str, object]) ->
 @pytest.mark.parametrize(
     "text", ["", "####", "#### {", r"\boxed{\frac{1}{0}}", "#### \x00\ud7ff", r"\boxed{2^{2^{99}}}"]
 )
-def test_no_reward_raises(reward: str, text: str) -> None:
+def test_no_reward_raises(judge: Reward, reward: str, text: str) -> None:
     assert judge(posed("1", reward, source_dataset="chain_sum"), text).status in (
         Status.WRONG,
         Status.UNJUDGED,
@@ -91,7 +117,7 @@ def test_an_unknown_reward_is_refused_and_named() -> None:
         judging({"math", "maths"}, RewardPorts())
 
 
-def test_all_responses_are_judged_in_their_order() -> None:
+def test_all_responses_are_judged_in_their_order(judge: Reward) -> None:
     prompt = posed("7")
     verdicts = judge_all(judge, [(prompt, f"#### {number}") for number in range(100)])
     assert [number for number, verdict in enumerate(verdicts) if verdict.status is Status.CORRECT] == [7]

@@ -70,7 +70,7 @@ def test_long_verified_paths_are_found_and_fitted(fitted: LocalInput, tmp_path: 
     posed = {prompt.text: prompt for prompt in prompts}
     kept = demonstrations_from_table(table, "paths")
     assert ASKED[3] in {row.prompt for row in kept}  # what follows 3 is 4
-    with open_judge(prompts) as judge:
+    with open_judge(prompts, cores=1) as judge:
         assert all(judge(posed[row.prompt], row.response).status is Status.CORRECT for row in kept)
     samples = context.written["samples.parquet"].to_pylist()
     assert len(samples) == context.summary["responses"] == 8 * 24
