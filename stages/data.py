@@ -6,9 +6,10 @@ Parts: train, heldout (prompts); pretrain (text); sft, longcot (demonstrations).
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from k15.recipes.data import DataRecipe
+from k15.rewards.pool import ComparisonPool
 from k15.stage import StageContext, run_stage
 from k15.store.tables import Demonstration, demonstrations_to_table, prompts_to_table, text_to_table
 from k15.tasks import families, jsonl
@@ -32,10 +33,13 @@ def body(ctx: StageContext, recipe: DataRecipe) -> None:
     write(ctx, corpus)
 
 
-def read_questions(ctx: StageContext, role: str) -> Iterator[Problem]:
-    """The problems of a user's file."""
+def read_questions(ctx: StageContext, role: str) -> list[Problem]:
+    """The problems of a user's file; ValueError where the grader cannot read a reference."""
     lines = ctx.inputs[role].read_bytes().decode("utf-8").splitlines()
-    return jsonl.problems(lines, where=f"files.{role}", task=QUESTIONS)
+    rows = list(jsonl.rows(lines, where=f"files.{role}", task=QUESTIONS))
+    with ComparisonPool(ctx.job.resources.cores) as pool:
+        jsonl.check_references(rows, pool)
+    return [row.problem for row in rows]
 
 
 def write(ctx: StageContext, corpus: Corpus) -> None:

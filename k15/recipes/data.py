@@ -22,7 +22,7 @@ class DataRecipe(StageRecipe):
     """
 
     kind: ClassVar[str] = "data"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     optional_roles: ClassVar[tuple[str, ...]] = ("questions", "heldout_questions")
 
     seed: int = 0
