@@ -88,6 +88,7 @@ def write(
             "sample": r.sample,
             "status": str(r.status),
             "tokens": r.tokens,
+            "answer": r.answer,
         }
         for name, some in outcomes.items()
         for r in some

@@ -1,18 +1,21 @@
 """Reward evaluation: every model on the same held-out prompts, sampled and greedy, paired by prompt."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from k15.algo.estimates import majority, pass_at_k
 from k15.algo.intervals import mean_interval, paired_interval
 from k15.loops.seeds import response_seed
+from k15.loops.voting import answer_classes
 from k15.loops.whole import whole_responses
 from k15.ports import Reward, Sampler
 from k15.recipes.evaluate import EvaluateRecipe
 from k15.records import End, Prompt, SampleRequest, Segment, Status
-from k15.rewards import judge_all
+from k15.rewards import AT_ONCE, judge_all
 
 GREEDY = -1
 DEADLINE_S = 7200.0
@@ -28,6 +31,7 @@ class Outcome:
     status: Status
     tokens: int
     response: str
+    answer: int | None = None  # of a sample: equal ones state equal answers, as k15.loops.voting numbers them
 
 
 def answer_prompts(
@@ -63,6 +67,8 @@ def answer_prompts(
             for place, segment in enumerate(segments)
         ]
         outcomes += _outcomes(rows, decode, judge)
+        if first != GREEDY:
+            outcomes = _with_answers(rows, outcomes, judge)
     return outcomes
 
 
@@ -87,6 +93,28 @@ def _outcomes(
     ]
 
 
+def _with_answers(
+    rows: Sequence[tuple[Prompt, int, Segment]], outcomes: Sequence[Outcome], judge: Reward
+) -> list[Outcome]:
+    """The samples with their answers numbered within each prompt; one that was cut states none."""
+    of_prompt: dict[str, list[int]] = {}
+    for place, outcome in enumerate(outcomes):
+        of_prompt.setdefault(outcome.prompt_id, []).append(place)
+
+    def numbered(places: list[int]) -> list[int | None]:
+        texts = [outcomes[n].response if rows[n][2].end is End.STOP else "" for n in places]
+        return answer_classes(rows[places[0]][0], texts, [outcomes[n].status for n in places], judge)
+
+    answered = list(outcomes)
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="vote") as threads:
+        for places, answers in zip(
+            of_prompt.values(), threads.map(numbered, of_prompt.values()), strict=True
+        ):
+            for place, answer in zip(places, answers, strict=True):
+                answered[place] = replace(outcomes[place], answer=answer)
+    return answered
+
+
 def summarize(outcomes: Mapping[str, Sequence[Outcome]], recipe: EvaluateRecipe) -> dict[str, Any]:
     """Figures per model with intervals, and every pair of models compared by prompt."""
     models = [_model_figures(name, rows, recipe) for name, rows in outcomes.items()]
@@ -98,16 +126,50 @@ def _model_figures(name: str, outcomes: Sequence[Outcome], recipe: EvaluateRecip
     figures: dict[str, Any] = {"name": name}
     passed, tokens, greedy = _passed(outcomes), _tokens(outcomes), _greedy(outcomes)
     for key, values in (("sampled", passed), ("greedy", greedy), ("tokens", tokens)):
-        interval = mean_interval(list(values.values()), draws=recipe.bootstrap_draws, seed=recipe.seed)
-        figures |= {key: interval.mean, f"{key}_low": interval.low, f"{key}_high": interval.high}
+        figures |= _interval(key, list(values.values()), recipe)
     tasks = {row.prompt_id: row.task for row in outcomes}
     by_task: dict[str, list[float]] = {}
     for prompt_id, value in passed.items():
         by_task.setdefault(tasks[prompt_id], []).append(value)
     figures["by_task"] = {task: fmean(values) for task, values in sorted(by_task.items())}
+    figures |= _of_samples(outcomes, recipe)
     figures["n"] = len(passed)
     figures["unjudged"] = sum(row.status is Status.UNJUDGED for row in outcomes)
     return figures
+
+
+def _of_samples(outcomes: Sequence[Outcome], recipe: EvaluateRecipe) -> dict[str, Any]:
+    """pass@k for k = 1, 2, 4, … and all samples, over the prompts with k judged ones; majority@k of all.
+
+    avg@k is `sampled`, which is pass@1 too. `majority_ties` counts prompts without a single winner.
+    """
+    judged: dict[str, list[Outcome]] = {}
+    for row in outcomes:
+        if row.sample != GREEDY and row.status is not Status.UNJUDGED:
+            judged.setdefault(row.prompt_id, []).append(row)
+    counts = [(len(rows), sum(row.status is Status.CORRECT for row in rows)) for rows in judged.values()]
+    at = []
+    for k in samples_drawn(recipe.samples_per_prompt):
+        values = [pass_at_k(n, c, k) for n, c in counts if n >= k]
+        if values:
+            at.append({"k": k, "n": len(values)} | _interval("pass", values, recipe))
+    votes = [
+        majority([row.answer for row in rows], [row.status is Status.CORRECT for row in rows])
+        for rows in judged.values()
+    ]
+    ties = sum(vote.num_tied > 1 for vote in votes)
+    scores = _interval("majority", [vote.score for vote in votes], recipe)
+    return {"pass_at": at, **scores, "majority_ties": ties}
+
+
+def samples_drawn(num_samples: int) -> list[int]:
+    """1, 2, 4, … and `num_samples`."""
+    return sorted({num_samples, *(2**power for power in range(num_samples.bit_length()))})
+
+
+def _interval(name: str, values: Sequence[float], recipe: EvaluateRecipe) -> dict[str, float]:
+    interval = mean_interval(values, draws=recipe.bootstrap_draws, seed=recipe.seed)
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _pair_figures(
