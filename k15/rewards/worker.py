@@ -65,15 +65,14 @@ def near(wanted: Any, stated: Any) -> bool:
     return not (one.is_finite and other.is_finite) or bool(abs(one - other) <= TOLERANCE * abs(one))
 
 
-def answered(request: dict[str, Any]) -> Verdict:
-    """The verdict; any fault of a foreign parser is a recorded third state."""
+def answered(request: dict[str, Any]) -> tuple[Verdict, bool]:
+    """The verdict, and whether all went well; any fault of a foreign parser is a recorded third state."""
     reference, answer = request["reference"], request["answer"]
     try:
-        return compare(reference, reference if answer is None else answer, equal)
-    except MemoryError:
-        return Verdict(Status.UNJUDGED, "memory")
+        return compare(reference, reference if answer is None else answer, equal), True
     except Exception as error:  # noqa: BLE001  see above
-        return Verdict(Status.UNJUDGED, f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return Verdict(Status.UNJUDGED, reason), False
 
 
 def serve(asked: int, answers: int, memory_bytes: int) -> int:
@@ -86,9 +85,9 @@ def serve(asked: int, answers: int, memory_bytes: int) -> int:
         if request is None:
             return DONE
         signal.alarm(ORPHAN_S)
-        verdict = answered(request)
+        verdict, sound = answered(request)
         signal.alarm(0)
-        last = number == COMPARISONS or verdict.status is Status.UNJUDGED
+        last = number == COMPARISONS or not sound
         reply = {"status": str(verdict.status), "reason": verdict.reason[:MAX_REASON], "last": last}
         send(answers, reply)
         if last:
