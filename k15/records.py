@@ -188,7 +188,10 @@ class SampleStats:
     num_cached_tokens: int = 0  # of these, found in the prefix cache
     num_continued_tokens: int = 0  # as num_prompt_tokens, of continued responses only
     num_continued_cached_tokens: int = 0
+    num_moved: int = 0  # responses that a lost replica owed, sampled from their start by another one
     seconds: float = 0.0
+    lost: tuple[str, ...] = ()  # replicas lost since the call before, each with the reason
+    shares: tuple[tuple[str, float], ...] = ()  # of the tokens, by replica where there are several
 
     @property
     def prefix_hit_share(self) -> float:

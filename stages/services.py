@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from k15.engines.channels import open_sender
 from k15.engines.megatron.checkpoint import Checkpoint, read_config
 from k15.engines.service.client import RemoteSampler, RemoteTrainer
+from k15.engines.service.pool import SamplerPool
 from k15.engines.service.process import Service, launch_sampler, launch_trainer
 from k15.engines.service.settings import SamplerSettings, TrainerSettings
 from k15.recipes.rl import RlRecipe
@@ -25,9 +27,19 @@ BLOCK_TOKENS = 32  # of the sampler's cache
 
 
 def sampler_settings(
-    ctx: StageContext, model_dir: Path, *, max_tokens: int, precision: str, transport: str, version: int = 0
+    ctx: StageContext,
+    model_dir: Path,
+    *,
+    max_tokens: int,
+    precision: str,
+    transport: str,
+    version: int = 0,
+    replicas: int = 1,
 ) -> SamplerSettings:
-    """Sized for `max_tokens` within the stage's resources; ValueError where the model is too short."""
+    """One of `replicas`, sized for `max_tokens` within the stage's resources.
+
+    ValueError where the model is too short.
+    """
     config = read_config(model_dir)
     limit = int(config["max_position_embeddings"])
     if max_tokens > limit:
@@ -39,14 +51,14 @@ def sampler_settings(
     width = 2 if precision == "bfloat16" else 4
     per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * width
     wanted = per_token * (max_tokens + BLOCK_TOKENS) * MAX_NUM_SEQS
-    most = int(ctx.job.resources.memory_gb * KV_CACHE_SHARE * 2**30)
+    most = int(ctx.job.resources.memory_gb * KV_CACHE_SHARE * 2**30 / replicas)
     return SamplerSettings.parse(
         {
             "model_dir": str(model_dir),
             "version": version,
             "device": device(ctx),
             "dtype": precision,
-            "threads": ctx.job.resources.cores,
+            "threads": max(1, ctx.job.resources.cores // replicas),
             "max_model_len": max_tokens,
             "max_num_seqs": MAX_NUM_SEQS,
             "kv_cache_bytes": max(MIN_KV_CACHE_BYTES, min(wanted, most)),
@@ -64,8 +76,8 @@ def device(ctx: StageContext) -> str:
 @contextmanager
 def policy_services(
     ctx: StageContext, recipe: RlRecipe, model_dir: Path, *, version: int, max_tokens: int
-) -> Iterator[tuple[RemoteTrainer, RemoteSampler]]:
-    """A trainer and a sampler of the same weights, connected; both started at once, both ended on leaving."""
+) -> Iterator[tuple[RemoteTrainer, SamplerPool]]:
+    """A trainer and samplers of the same weights, connected; all started at once, all ended on leaving."""
     settings = sampler_settings(
         ctx,
         model_dir,
@@ -73,12 +85,13 @@ def policy_services(
         precision=recipe.precision,
         transport=recipe.transport,
         version=version,
+        replicas=ctx.job.resources.replicas,
     )
     training = TrainerSettings.parse(
         {
             "model_dir": str(model_dir),
             "device": settings.device,
-            "threads": settings.threads,
+            "threads": ctx.job.resources.cores,
             "layout": ctx.job.resources.layout.resolved(),
             "max_tokens_per_microbatch": recipe.update.max_tokens_per_microbatch,
             "seed": recipe.seed,
@@ -89,19 +102,30 @@ def policy_services(
         where="trainer settings",
     )
     with ExitStack() as stack:
-        services = [
-            stack.enter_context(launch_sampler(settings, log_path=ctx.scratch / "sampler.log")),
-            stack.enter_context(launch_trainer(training, log_path=ctx.scratch / "trainer.log")),
-        ]
-        for service in services:
-            service.wait_ready()
-        sampler, trainer = (
-            RemoteSampler(services[0], version=version),
-            RemoteTrainer(services[1], deadline_s=ctx.job.resources.timeout_s),
+        names = (f"sampler-{number}" for number in count())
+
+        def launched() -> tuple[str, RemoteSampler]:
+            name = next(names)
+            service = launch_sampler(settings, log_path=ctx.scratch / f"{name}.log")
+            return name, RemoteSampler(stack.enter_context(service), version=version)
+
+        replicas = dict(launched() for _ in range(ctx.job.resources.replicas))
+        service = stack.enter_context(launch_trainer(training, log_path=ctx.scratch / "trainer.log"))
+        service.wait_ready()
+        for replica in replicas.values():
+            replica.wait()
+        trainer = RemoteTrainer(service, deadline_s=ctx.job.resources.timeout_s)
+        pool = SamplerPool(
+            replicas,
+            trainer.layout(),
+            version=version,
+            capacity=settings.max_num_seqs,
+            replacement=launched,
         )
-        sampler.open_channel(trainer.layout())
-        log.info("services=ready transport=%s version=%d", recipe.transport, version)
-        yield trainer, sampler
+        log.info(
+            "services=ready replicas=%d transport=%s version=%d", len(replicas), recipe.transport, version
+        )
+        yield trainer, pool
 
 
 class ModelServer:

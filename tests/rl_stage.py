@@ -135,10 +135,10 @@ class RlStage:
         """The prompts to learn on ("train") or to be judged by ("heldout")."""
         return self.manifest(BASE).ref(part)
 
-    def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = STEPS) -> Job:
+    def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = STEPS, replicas: int = 1) -> Job:
         """An RL job on that model."""
         inputs = {"model": self.prepare(steps).ref("model"), "prompts": self.prompts("train")}
-        return self.job("rl", recipe, inputs, Resources(checkpoint_every_rounds=every))
+        return self.job("rl", recipe, inputs, Resources(checkpoint_every_rounds=every, replicas=replicas))
 
     def job(
         self,

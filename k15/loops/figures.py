@@ -7,7 +7,7 @@ from typing import Any
 from k15.loops.history import Row
 from k15.loops.judging import num_judged
 from k15.loops.replay import JudgedGroup, RolloutGroup
-from k15.records import End, Group, Prompt, Status, Trajectory, UpdateStats
+from k15.records import End, Group, Prompt, SampleStats, Status, Trajectory, UpdateStats
 
 COMPUTE = ("rollout_s", "reward_s", "train_s")
 PERCENTILES = (10, 50, 90, 99)
@@ -39,6 +39,16 @@ def rollout_figures(
         "share_partial": sum(not t.finished for t in all_of_phase) / max(1, len(all_of_phase)),
         "unjudged": len(ended) - judged,
         **_pass_rates(finished, prompts),
+    }
+
+
+def replica_figures(stats: SampleStats) -> Row:
+    """Of the samplers: how many took part, what the busiest one sampled of it all, who was lost."""
+    return {
+        "replicas": float(max(1, len(stats.shares))),
+        "replicas_lost": float(len(stats.lost)),
+        "responses_moved": float(stats.num_moved),
+        "busiest_replica_share": max((share for _, share in stats.shares), default=1.0),
     }
 
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from k15.loops.buffer import Draw
-from k15.loops.figures import examples_of, rollout_figures, update_figures
+from k15.loops.figures import examples_of, replica_figures, rollout_figures, update_figures
 from k15.loops.history import Fate, Played, Row, segment_rows
 from k15.loops.judging import num_judged, tally
 from k15.loops.replay import JudgedGroup, ReplayState
 from k15.loops.rollout import Actors, Rolled
 from k15.loops.stopping import stop_reason
 from k15.recipes.rl import RlRecipe
-from k15.records import Group, Prompt, UpdateStats
+from k15.records import Group, Prompt, SampleStats, UpdateStats
 from k15.store.rollouts import GroupRow, ResponseRow
 
 
@@ -26,7 +26,7 @@ class Made:
     drawn: Draw
     training: Sequence[Group]  # of drawn.trained
     stats: UpdateStats
-    prefix_hit_share: float  # of the sampler's cache, over continued responses
+    sampling: SampleStats  # of its phase
 
 
 def round_figures(made: Made, prompts: Mapping[str, Prompt]) -> Row:
@@ -35,7 +35,8 @@ def round_figures(made: Made, prompts: Mapping[str, Prompt]) -> Row:
     return {
         "round": made.number,
         "sampled_tokens": sum(len(trajectory.segments[-1].token_ids) for trajectory in new),
-        "prefix_hit_share": made.prefix_hit_share,
+        "prefix_hit_share": made.sampling.prefix_hit_share,
+        **replica_figures(made.sampling),
         **rollout_figures([rolled.group for rolled in made.rolled], made.finished, prompts),
         **update_figures(made.training, made.drawn.trained, made.stats, version=made.version),
     }
@@ -62,12 +63,20 @@ def recorded(
     actors: Actors, made: Made, after: ReplayState, row: Row, *, tries: int, asked_again: int
 ) -> Played:
     """The round as it is committed."""
-    lost = {
-        "reason": "the process ended before they were stored; sampled again",
-        "tries": tries,
-        "responses": asked_again,
-        "tokens_at_most": asked_again * actors.recipe.phase_token_budget,
-    }
+    budget = actors.recipe.phase_token_budget
+    lost = [
+        {
+            "reason": "the process ended before they were stored; sampled again",
+            "tries": tries,
+            "responses": asked_again,
+            "tokens_at_most": asked_again * budget,
+        },
+        {
+            "reason": f"replicas were lost; sampled again by another ({'; '.join(made.sampling.lost)})",
+            "responses": made.sampling.num_moved,
+            "tokens_at_most": made.sampling.num_moved * budget,
+        },
+    ]
     return Played(
         number=made.number,
         version=made.version,
@@ -83,7 +92,7 @@ def recorded(
         trained=tuple((group.rollouts.number, group.finished_round) for group in made.drawn.trained),
         updated=bool(made.stats.num_updates),
         last=after.next_round == actors.recipe.rounds or bool(after.stopped),
-        lost=(lost,) if asked_again else (),
+        lost=tuple(entry for entry in lost if entry["responses"]),
         examples=examples_of(made.finished, actors.prompts, actors.decode),
     )
 

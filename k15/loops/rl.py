@@ -67,6 +67,7 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     log.debug("round=%d at=begun", number)
     rolled = rollout.run(clock)
     log.debug("round=%d at=sampled", number)
+    sampling = phase.actors.sampler.stats
     finished = [JudgedGroup(r.group, r.verdicts, number) for r in rolled if r.verdicts]
     usable = [group for group in finished if num_judged(group.verdicts) >= MIN_JUDGED]
     drawn = draw(
@@ -78,8 +79,7 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     )
     training = [training_group(recipe, group, number, version=version) for group in drawn.trained]
     stats = train(phase, training, number, clock)
-    hits = phase.actors.sampler.stats.prefix_hit_share
-    made = Made(number, version, rolled, finished, drawn, training, stats, hits)
+    made = Made(number, version, rolled, finished, drawn, training, stats, sampling)
     row = round_figures(made, phase.actors.prompts)
     after = state_after(recipe, taken, made, row, seconds=clock.read()["wall_s"])
     return recorded(phase.actors, made, after, row, tries=journal.tries, asked_again=rollout.asked_again)

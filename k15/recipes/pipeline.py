@@ -37,6 +37,9 @@ class Resources(Config):
     gpus: int = Field(0, ge=0)
     infiniband: bool = Field(False, description="a container gets the host's InfiniBand devices")
     layout: Layout = Layout()
+    replicas: int = Field(
+        1, ge=1, description="samplers of an RL stage, which share its cores; any may die and is replaced"
+    )
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)
     checkpoint_every_steps: int = Field(

@@ -72,7 +72,7 @@ def measure(
 ) -> dict[str, float]:
     """The figures of a disturbed run, held against one that was left alone."""
     recipe = {
-        "rounds": len(plan) + 4,
+        "rounds": 3 * len(plan) + 4,  # an injection takes two or three
         "prompts_per_round": 24,
         "samples_per_prompt": 4,
         "max_response_tokens": 96,

@@ -150,10 +150,26 @@ class RemoteSampler:
 
     def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
         """The index of a request with its segments, as each ends; at the deadline with the tokens it has."""
-        body = SampleCall(tuple(requests), deadline_s)
-        for part in stream(self._service, "sample", body, SamplePart, deadline_s=deadline_s + LAST_STEP_S):
+        for part in self.parts(requests, deadline_s=deadline_s):
             self.stats = part.stats or self.stats
             yield from part.answers
+
+    def parts(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[SamplePart]:
+        """`sample` by parts, the last one with what the call did; calls may run side by side."""
+        body = SampleCall(tuple(requests), deadline_s)
+        yield from stream(self._service, "sample", body, SamplePart, deadline_s=deadline_s + LAST_STEP_S)
+
+    def wait(self) -> None:
+        """Return once the service has started; its errors as Service.wait_ready's."""
+        self._service.wait_ready()
+
+    def ping(self, *, deadline_s: float) -> None:
+        """Return once the service answers, whatever its engine does; ConnectionError or TimeoutError."""
+        call(self._service, "health", Empty(), Empty, deadline_s=deadline_s)
+
+    def end(self) -> None:
+        """End the service, however it stands."""
+        self._service.stop()
 
     def open_channel(self, layout: Sequence[TensorSpec]) -> None:
         """Make ready for weights in `layout`; ValueError where that is not this sampler's model."""

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -80,7 +80,7 @@ class Responses:
 
     def stats(self) -> SampleStats:
         """What the call did so far."""
-        return SampleStats(**self._counts, seconds=time.monotonic() - self._started)
+        return replace(SampleStats(seconds=time.monotonic() - self._started), **dict[str, Any](self._counts))
 
     def _count_prefill(self, response: _Response, prefill: PrefillStats) -> None:
         self._counts["num_prompt_tokens"] += prefill.num_prompt_tokens
