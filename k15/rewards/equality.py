@@ -24,17 +24,17 @@ from itertools import pairwise
 from k15.records import Status, Verdict
 from k15.rewards.notation import inside, rewritten, split_outside, without_separators
 from k15.rewards.numbers import exact, same_number
+from k15.rewards.shapes import ASSIGNED, Bracketed, bracketed, domain, rows
 from k15.rewards.units import quantity
 
 Equal = Callable[[str, str], bool]  # of two formulas in LaTeX; Unreadable where the first is none
 
 LETTER = re.compile(r"\(?([A-J])\)?")
 CHOSEN = re.compile(r"\(?([A-Ja-j])\)?\s*(?:$|[.):]\s*)|\(([A-Ja-j])\)")
+ANOTHER = re.compile(r"\([A-Ja-j]\)|^\W*(?:and|or)\b|^\W*[A-Ja-j]\W*$")
 SEVERAL = re.compile(r"\s*[,;]\s*(?:and\b|or\b)?|\s+(?:and|or)\s+")
-UNION, RELATION = re.compile(r"\\cup\s*"), re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|<|>")
-MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+UNION = re.compile(r"\\cup\s*")
 BASED = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
-ASSIGNED = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in\b)\s*(.+)", re.DOTALL)
 COMMAND = re.compile(r"\\[A-Za-z]+|\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan|max|min)\b")
 WORD = re.compile(r"[A-Za-z]{3,}")
 SMALL = 1  # a bare number up to it may be a share or a percentage
@@ -66,7 +66,9 @@ def _same(reference: str, answer: str, equal: Equal) -> bool:
         return False
     if choice := LETTER.fullmatch(reference):
         chosen = CHOSEN.match(answer)
-        return chosen is not None and str(chosen[1] or chosen[2]).upper() == choice[1]
+        if chosen is None or ANOTHER.search(answer[chosen.end() :]):
+            return False
+        return str(chosen[1] or chosen[2]).upper() == choice[1]
     plain = without_separators(reference), without_separators(answer)
     if _same_list(*plain, equal):
         return True
@@ -123,10 +125,10 @@ def _same_one(reference: str, answer: str, equal: Equal) -> bool:
 
 
 def _same_intervals(reference: str, answer: str, equal: Equal) -> bool | None:
-    wanted = [_bracketed(part) for part in split_outside(_domain(reference), UNION)]
+    wanted = [bracketed(part) for part in split_outside(domain(reference), UNION)]
     if None in wanted:
         return None
-    stated = [_bracketed(part) for part in split_outside(_domain(answer), UNION)]
+    stated = [bracketed(part) for part in split_outside(domain(answer), UNION)]
     if None in stated or len(wanted) != len(stated):
         return False
     left = [part for part in stated if part]
@@ -139,64 +141,15 @@ def _same_intervals(reference: str, answer: str, equal: Equal) -> bool | None:
     return True
 
 
-def _domain(text: str) -> str:
-    """Without a leading `x \\in`, and an inequality in one letter as an interval."""
-    assigned = ASSIGNED.fullmatch(text)
-    if assigned and "\\in" in text[: assigned.start(2)]:
-        return assigned[2]
-    sides = [side.strip() for side in RELATION.split(text)]
-    relations = RELATION.findall(text)
-    if not 1 <= len(relations) <= 2 or not all(sides):
-        return text
-    if all(relation in (">", "\\ge") for relation in relations):
-        sides.reverse()
-        relations.reverse()
-    elif not all(relation in ("<", "\\le") for relation in relations):
-        return text
-    place = 1 if len(relations) == 2 else int(not re.fullmatch("[A-Za-z]", sides[0]))
-    if not re.fullmatch("[A-Za-z]", sides[place]):
-        return text
-    closed = [relation in ("\\le", "\\ge") for relation in relations]
-    low, high = (sides[0], sides[-1]) if len(relations) == 2 else (sides[0], "")
-    if len(relations) == 2:
-        return f"{'[' if closed[0] else '('}{low}, {high}{']' if closed[1] else ')'}"
-    if place == 1:  # 3 < x
-        return f"{'[' if closed[0] else '('}{sides[0]}, \\infty)"
-    return f"(-\\infty, {sides[1]}{']' if closed[0] else ')'}"
-
-
-def _bracketed(text: str) -> tuple[str, str, list[str]] | None:
-    """Brackets and entries of a tuple or an interval, a row or a column of a matrix too."""
-    if rows := _rows(text):
-        entries = [entry for row in rows for entry in row]
-        return ("(", ")", entries) if 1 in (len(rows), len(rows[0])) and len(entries) > 1 else None
-    for opening in "([":
-        for closing in ")]":
-            held = inside(text, opening, closing)
-            if held is not None:
-                entries = split_outside(held, re.compile(r"\s*[,;]\s*"))
-                return (opening, closing, entries) if len(entries) > 1 else None
-    return None
-
-
-def _same_bracketed(
-    wanted: tuple[str, str, list[str]], stated: tuple[str, str, list[str]], equal: Equal
-) -> bool:
-    if wanted[:2] != stated[:2] or len(wanted[2]) != len(stated[2]):
+def _same_bracketed(wanted: Bracketed, stated: Bracketed, equal: Equal) -> bool:
+    if wanted[:2] != stated[:2] or len(wanted.entries) != len(stated.entries):
         return False
-    return all(_same_one(one, other, equal) for one, other in zip(wanted[2], stated[2], strict=True))
-
-
-def _rows(text: str) -> list[list[str]] | None:
-    found = MATRIX.fullmatch(text)
-    if not found:
-        return None
-    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip()]
-    return [[entry.strip() for entry in row.split("&")] for row in rows]
+    pairs = zip(wanted.entries, stated.entries, strict=True)
+    return all(_same_one(one, other, equal) for one, other in pairs)
 
 
 def _same_matrix(reference: str, answer: str, equal: Equal) -> bool | None:
-    wanted, stated = _rows(reference), _rows(answer)
+    wanted, stated = rows(reference), rows(answer)
     if wanted is None:
         return None
     if any(len(one) != len(other) for one, other in pairwise(wanted)):
@@ -265,12 +218,14 @@ def _bare_words(text: str) -> str:
 
 def _same_formula(reference: str, answer: str, equal: Equal) -> bool:
     wanted, stated = ASSIGNED.fullmatch(reference), ASSIGNED.fullmatch(answer)
-    equations = ("=" in reference) + ("=" in answer)
-    if equations == 1 or (wanted and stated and wanted[1] == stated[1]):
-        one, other = wanted[2] if wanted else reference, stated[2] if stated else answer
-        same = same_number(one, other)
-        return equal(one, other) and _same_case(one, other) if same is None else same
-    return equal(reference, answer) and _same_case(reference, answer)
+    if "=" not in reference:
+        answer = answer.rpartition("=")[2].strip()  # of 1 + 1 = 2 the end is what is stated
+    elif wanted and "=" not in answer:
+        reference = wanted[2]
+    elif wanted and stated and wanted[1] == stated[1]:
+        reference, answer = wanted[2], stated[2]
+    same = same_number(reference, answer)
+    return equal(reference, answer) and _same_case(reference, answer) if same is None else same
 
 
 def _same_case(first: str, second: str) -> bool:
