@@ -43,6 +43,7 @@ CONTEXT = {
     "control": ("k15", "flows", "stages", "recipes"),
     "engine": ("k15", "stages"),
 }
+WHEELS_PORT = 47_815
 IGNORED = re.compile(r"(^|/)__pycache__(/|$)")
 
 
@@ -171,9 +172,13 @@ def normal(name: str) -> str:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of `folder` on loopback while the block runs."""
+    """The address of `folder` on loopback while the block runs; always the same, for the layers' cache."""
     handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", WHEELS_PORT), handler)
+    except OSError as error:
+        raise ValueError(f"port {WHEELS_PORT}: {error.strerror}; does another `make images` run?") from None
+    with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()

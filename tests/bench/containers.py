@@ -3,11 +3,11 @@
 
     make images && make bench NAME=containers [ARGS=run]
 
-The stage is `data` of recipes/tiny, made once: each later start finds it done, so what is measured is
-the way there and back (interpreter, imports, store, relay, container). overhead_s is the difference of the
-medians over turns of both. With ARGS=run the whole tiny recipe also runs under both, each in a prefix of its
-own: seconds of every stage, whether keys agree, and whether every manifest holds the image. Writes
-out/bench/containers.json.
+The stage is `documents` of recipes/activation, made once: each later start finds it done, so what is
+measured is the way there and back (interpreter, imports, store, relay, container). overhead_s is the
+difference of the medians over turns of both. With ARGS=run the whole tiny recipe also runs under both, each
+in a prefix of its own: seconds of every stage, whether keys agree, and whether every manifest holds the
+image. Writes out/bench/containers.json.
 """
 
 import json
@@ -28,7 +28,7 @@ from k15.store.plan import input_files, load_pipeline, resolve_job
 from k15.store.runs import RunRecord, run_records
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "recipes/tiny/pipeline.toml"
+RECIPE = ROOT / "recipes/activation/pipeline.toml"
 TURNS = 7
 LIMIT_S = 2.0
 
@@ -52,7 +52,7 @@ def overhead(env: dict[str, str]) -> dict[str, float]:
     """Medians of both launchers, in turns, so that both meet the same load."""
     store = Store.from_environment(env)
     pipeline = load_pipeline(RECIPE, [], ROOT)
-    job = resolve_job(store, pipeline, "data", {}, input_files(store, pipeline, ROOT, ingest=True))
+    job = resolve_job(store, pipeline, "documents", {}, input_files(store, pipeline, ROOT, ingest=True))
     uri = store.put_job(job)
     launchers: dict[str, Launcher] = {
         "process": ProcessLauncher(ROOT / ".venv/engine/bin/python", ROOT, env),
@@ -74,7 +74,7 @@ def overhead(env: dict[str, str]) -> dict[str, float]:
 def launch(launcher: Launcher, uri: str) -> float:
     """Seconds from the start of a stage to its end."""
     began = time.monotonic()
-    execution = launcher.start("data", uri, Resources(memory_gb=2.0))
+    execution = launcher.start("corpus", uri, Resources(memory_gb=2.0))
     lines = list(execution.lines())
     code = execution.wait()
     if code:

