@@ -200,7 +200,7 @@ class MegatronTrainer:
             self._model.module.less_best = False
 
     def _of_loss_tokens(self, rows: Sequence[Row]) -> list[list[float]]:
-        """What the model gives for the loss tokens of each row; the same on every rank."""
+        """What the model gives for the loss tokens of each row; the same on every rank, which does its share."""
         counts = [sum(row.in_loss) for row in rows]
         ends = torch.tensor([0, *counts], device=self._device).cumsum(0)
         flat = torch.zeros(sum(counts), device=self._device)
@@ -209,9 +209,10 @@ class MegatronTrainer:
             starts_N = ends[list(packed.indices)]
             flat[(starts_N[packed.row_T] + packed.ordinal_T)[packed.in_loss_T]] = values_T[packed.in_loss_T]
 
-        packs = self._pack(rows, range(len(rows)), self._max_tokens, share=False)
+        packs = self._pack(rows, range(len(rows)), self._max_tokens)
         schedule.forward(self._wrapped, packs, see)
-        values = parallel.from_last_stage(parallel.sum_over_context(flat)).split(counts)
+        # A token is seen by one rank: the sum adds zeros, and rounds nothing.
+        values = parallel.from_last_stage(parallel.sum_over_data(flat, context=True)).split(counts)
         return [row.tolist() for row in values]
 
     @property
@@ -246,19 +247,15 @@ class MegatronTrainer:
                 norms.append(norm)
         return losses, norms
 
-    def _pack(
-        self, rows: Sequence[Row], indices: Sequence[int], max_tokens: int, *, share: bool = True
-    ) -> list[Packed]:
-        """The rows at `indices` in microbatches; with `share` only this rank's."""
+    def _pack(self, rows: Sequence[Row], indices: Sequence[int], max_tokens: int) -> list[Packed]:
+        """The rows at `indices` in microbatches, of which these are this rank's."""
         longest = max((len(rows[index].token_ids) for index in indices), default=0)
         if longest > self.max_positions:
             raise ValueError(f"a row has {longest} tokens; the model allows {self.max_positions}")
         batches = microbatches([len(rows[index].token_ids) - 1 for index in indices], max_tokens)
-        if share:
-            batches = batches[parallel.data_rank() :: parallel.data_size()]
         return [
             pack(rows, [indices[place] for place in places], cuda=self._cuda, share=self._share)
-            for places in batches
+            for places in batches[parallel.data_rank() :: parallel.data_size()]
         ]
 
     def _step(

@@ -22,6 +22,7 @@ from k15.engines.megatron import parallel
 from k15.engines.megatron.model import load
 from k15.engines.megatron.parallel import mappings, parallel_state
 from k15.engines.megatron.trainer import MegatronTrainer
+from k15.loops.supervised import Heldout
 from k15.recipes.pipeline import Layout
 from k15.recipes.rl import PolicyUpdate
 from k15.recipes.supervised import Optimizer
@@ -129,6 +130,23 @@ def measure_policy(
         (output / "figures.json").write_text(json.dumps({"loss": stats.loss, **stats.extra}))
 
 
+def measure_heldout(
+    model: Path, output: Path, *, layout: Layout, lengths: Sequence[int] = LENGTHS, max_tokens: int = LIMIT
+) -> None:
+    """The held-out loss as each rank has it, and how many tokens went through its part of the model."""
+    trainer = MegatronTrainer(model, threads=1, max_tokens_per_microbatch=max_tokens, layout=layout)
+    tokens = 0
+
+    def count(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        nonlocal tokens
+        tokens += given[0].numel()
+
+    trainer._wrapped.register_forward_pre_hook(count)
+    loss = Heldout(some_rows(lengths), every_steps=1).loss(trainer, 0)
+    found = {"loss": loss, "tokens": tokens}
+    (output / f"heldout-{dist.get_rank()}.json").write_text(json.dumps(found))
+
+
 def policy_settings(update: dict[str, Any], max_tokens: int = LIMIT) -> PolicyUpdate:
     """`update` with an Adam whose steps are nearly proportional to gradients: tiny ones would be noise."""
     plain = {"adam_epsilon": 1.0, "clip_gradient_norm": 1e6, "max_tokens_per_microbatch": max_tokens}
@@ -202,7 +220,7 @@ def all_logits(trainer: MegatronTrainer, rows: list[Row]) -> torch.Tensor:
     """Logits of every token of every row but its last, [tokens, vocabulary], on every rank."""
     starts = torch.tensor([0, *(len(row.token_ids) - 1 for row in rows)]).cumsum(0)
     out = torch.zeros(int(starts[-1]), VOCABULARY)
-    for packed in trainer._pack(rows, range(len(rows)), trainer._max_tokens, share=False):
+    for packed in trainer._pack(rows, range(len(rows)), trainer._max_tokens):
         states = _through_the_pipeline(trainer, packed)
         if parallel.is_last_stage():
             logits_T = mappings.gather_from_tensor_model_parallel_region(states)[0]
@@ -210,7 +228,7 @@ def all_logits(trainer: MegatronTrainer, rows: list[Row]) -> torch.Tensor:
             real_T = packed.positions_T < lengths_N[packed.row_T]
             places_T = starts[list(packed.indices)][packed.row_T] + packed.positions_T
             out[places_T[real_T]] = logits_T[real_T]
-    return parallel.from_last_stage(parallel.sum_over_context(out))
+    return parallel.from_last_stage(parallel.sum_over_data(out, context=True))
 
 
 def _through_the_pipeline(trainer: MegatronTrainer, packed: Any) -> torch.Tensor:
@@ -260,6 +278,7 @@ KINDS: dict[str, Any] = {
     "measure": measure,
     "measure_step": measure_step,
     "measure_policy": measure_policy,
+    "measure_heldout": measure_heldout,
     "round_trip": round_trip,
     "peak": peak,
 }

@@ -57,6 +57,21 @@ def test_two_ranks_compute_what_one_does(make_model: MakeModel, tmp_path: Path) 
         assert differences(where, tmp_path / where.name.split("-")[0]) == []
 
 
+def test_data_parallel_ranks_share_the_held_out_rows(make_model: MakeModel, tmp_path: Path) -> None:
+    """Each has the loss that one process has, and no two have read the same rows."""
+    model = make_model(vocabulary=layouts.VOCABULARY)[0]
+    (tmp_path / "one").mkdir()
+    layouts.measure_heldout(model, tmp_path / "one", layout=Layout())
+    (tmp_path / "two").mkdir()
+    case = {"kind": "measure_heldout", "model": str(model), "layout": LAYOUTS["data"]}
+    layouts.run_ranks([case | {"output": str(tmp_path / "two")}], 2, tmp_path)
+    one = json.loads((tmp_path / "one/heldout-0.json").read_text())
+    two = [json.loads((tmp_path / f"two/heldout-{rank}.json").read_text()) for rank in range(2)]
+    assert [found["loss"] for found in two] == pytest.approx([one["loss"]] * 2, rel=1e-6)
+    assert sum(found["tokens"] for found in two) == one["tokens"]
+    assert max(found["tokens"] for found in two) < 0.75 * one["tokens"]
+
+
 def test_bf16_goes_through_every_layout_to_the_bit(make_model: MakeModel, tmp_path: Path) -> None:
     models = {tied: make_model(vocabulary=layouts.VOCABULARY, tied=tied)[0] for tied in (False, True)}
     for model in models.values():
