@@ -197,3 +197,8 @@ def _span(widths: Sequence[int], first: int, last: int) -> Span:
     if len(sizes) * width != end - start:
         slots = torch.cat([torch.arange(size) + n * width for n, size in enumerate(sizes)])
     return Span(start, end, len(sizes), width, slots)
+
+
+def num_tokens(rows: Sequence[Row]) -> int:
+    """Tokens a forward pass reads: a row's last is only predicted."""
+    return sum(len(row.token_ids) - 1 for row in rows)

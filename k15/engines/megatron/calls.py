@@ -1,6 +1,7 @@
 """What rank 0 tells the other ranks to do."""
 
 import contextlib
+import functools
 from datetime import timedelta
 from typing import Any
 
@@ -39,3 +40,9 @@ class Calls:
         with contextlib.suppress(RuntimeError):
             self.tell(None)
         return True
+
+
+@functools.cache
+def calls_of_process() -> Calls:
+    """Those of this process: all ranks make them once they have met."""
+    return Calls()

@@ -1,21 +1,21 @@
-"""Megatron's Adam, reset as the method asks."""
-
-from dataclasses import dataclass
+"""Megatron's Adam, reset as the method asks, and the buffers it takes gradients from."""
 
 import torch
-from megatron.core.distributed import DistributedDataParallel
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer.module import Float16Module
+
+from k15.engines.megatron.loss_model import LossModel
+from k15.recipes.supervised import Adam
 
 
-@dataclass(frozen=True, slots=True)
-class Adam:
-    """The values of one optimizer run."""
-
-    beta1: float
-    beta2: float
-    epsilon: float
-    clip_gradient_norm: float
-    weight_decay: float = 0.0
+def wrap(module: LossModel) -> DistributedDataParallel:
+    """The model with fp32 buffers for its gradients, which are summed over data-parallel ranks."""
+    config = module.config
+    buckets = DistributedDataParallelConfig(
+        use_distributed_optimizer=False, overlap_grad_reduce=False, grad_reduce_in_fp32=True
+    )
+    return DistributedDataParallel(config, buckets, Float16Module(config, module) if config.bf16 else module)
 
 
 def build(model: DistributedDataParallel, *, precision: torch.dtype) -> MegatronOptimizer:
@@ -38,16 +38,16 @@ def build(model: DistributedDataParallel, *, precision: torch.dtype) -> Megatron
     return optimizer
 
 
-def reset(optimizer: MegatronOptimizer, adam: Adam) -> None:
+def reset(optimizer: MegatronOptimizer, adam: Adam, *, weight_decay: float = 0.0) -> None:
     """Forget every moment and step count, and take new values. Norms and biases never decay."""
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         part.optimizer.state.clear()
         part.config.clip_grad = adam.clip_gradient_norm
     for group in optimizer.param_groups:
         group.pop("step", None)  # TransformerEngine's Adam counts here
-        group["betas"] = (adam.beta1, adam.beta2)
-        group["eps"] = adam.epsilon
-        group["weight_decay"] = adam.weight_decay * group["wd_mult"]
+        group["betas"] = (adam.adam_beta1, adam.adam_beta2)
+        group["eps"] = adam.adam_epsilon
+        group["weight_decay"] = weight_decay * group["wd_mult"]
 
 
 def step(optimizer: MegatronOptimizer, lr: float) -> float:

@@ -3,6 +3,7 @@
 Suffixes: T tokens of a batch, L those of them in the loss, N rows.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from k15.algo.loss import Objective, Scored, group_weights
 from k15.engines.megatron import parallel
-from k15.engines.megatron.batch import Packed
-from k15.records import Group
+from k15.engines.megatron.batch import Packed, num_tokens
+from k15.records import Group, UpdateStats
 from k15.records import Sequence as Row
 
 
@@ -137,6 +138,30 @@ class Iteration:
         largest = self._row([float(sizes_N.max()) if rows else 0.0])
         largest = parallel.from_last_stage(parallel.max_over_data(largest))
         return float(total) / max(1, len(rows)), float(largest)
+
+    def stats(
+        self, losses: Sequence[float], norms: Sequence[float], *, inner_steps: int, started: float
+    ) -> UpdateStats:
+        """What the updates did; `started` is time.perf_counter's. Every rank is to call it."""
+        mismatch = self.mismatch()
+        rho_mean, rho_max = self.log_ratio()
+        updates = len(losses)
+        tokens = sum(num_tokens([self._batch.rows[row] for row in part]) for part in self._batch.minibatches)
+        return UpdateStats(
+            num_updates=updates,
+            loss=sum(losses) / max(1, updates),
+            gradient_norm=sum(norms) / max(1, updates),
+            num_tokens=tokens * inner_steps,
+            mismatch_mean=mismatch.mean,
+            mismatch_max=mismatch.largest,
+            seconds=time.perf_counter() - started,
+            extra={
+                "num_groups_kept": float(self._batch.num_groups_kept),
+                "rho_mean": rho_mean,
+                "rho_max": rho_max,
+                "mismatch_outside": mismatch.outside,
+            },
+        )
 
     def _row(self, values: list[float]) -> Tensor:
         return self._advantages_N.new_tensor(values)

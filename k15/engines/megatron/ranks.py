@@ -1,35 +1,30 @@
 """Many processes behind one trainer: the stage's process is rank 0, the others follow its calls.
 
-    python -m k15.engines.megatron.ranks --rank R --world N --port P      (what rank 0 starts)
-
 Rank 0 starts the others on its own machine, unless RANK is set: then torchrun or Kubernetes has started
 every rank, with a scratch directory (TMPDIR) that all of them see. Each call of the trainer is sent to all
 ranks, and made by all. Where one fails, all end: rank 0 raises what the other said, and a rank without leader
 ends.
 """
 
-import argparse
 import atexit
 import contextlib
 import functools
 import gc
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch.distributed as dist
 
 from k15.engines.megatron import architecture, parallel
-from k15.engines.megatron.calls import IDLE, Calls
+from k15.engines.megatron.calls import IDLE, Calls, calls_of_process
+from k15.engines.megatron.follower import FAULT, GRACE_S, follow, ignore_signals
 from k15.engines.megatron.trainer import MegatronTrainer
 from k15.recipes.pipeline import Layout
 
@@ -38,9 +33,7 @@ log = logging.getLogger("k15.ranks")
 P = ParamSpec("P")
 R = TypeVar("R")
 POLL_S = 0.5
-GRACE_S = 5.0  # a rank that failed stays this long for its leader to fail by itself
 NOTICE_S = 20.0  # after a follower's death the leader is to notice within this, or is ended
-FAULT, BAD_INPUT = 1, 2
 
 
 def lead(
@@ -71,7 +64,7 @@ def lead(
         followers = [_launch(rank, layout.world, store.port) for rank in range(1, layout.world)]
         Watch(followers).start()
         parallel.join(store, rank=0, world=layout.world)
-    return LeadingTrainer(followers, _calls(), model_dir, layout=layout, **options)
+    return LeadingTrainer(followers, calls_of_process(), model_dir, layout=layout, **options)
 
 
 def meet(env: Mapping[str, str]) -> bool:
@@ -84,21 +77,15 @@ def meet(env: Mapping[str, str]) -> bool:
         return True
     leads = env["RANK"] == "0"
     if not leads:
-        _ignore_signals()
+        ignore_signals()
     parallel.meet(late=IDLE)
-    calls = _calls()
+    calls = calls_of_process()
     if leads:
         atexit.register(calls.end)
         return True
     log.info("rank=%s follows", env["RANK"])
-    _follow(calls)
+    follow(calls)
     return False
-
-
-@functools.cache
-def _calls() -> Calls:
-    """Of this process: all ranks make it once they have met."""
-    return Calls()
 
 
 def _led(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
@@ -187,36 +174,10 @@ class Watch(threading.Thread):
 def _launch(rank: int, world: int, port: int) -> "subprocess.Popen[bytes]":
     where = ["--rank", str(rank), "--world", str(world), "--port", str(port)]
     return subprocess.Popen(
-        [sys.executable, "-m", "k15.engines.megatron.ranks", *where],
+        [sys.executable, "-m", "k15.engines.megatron.follower", *where],
         stdin=subprocess.PIPE,  # closes when this process ends, however it does
         stdout=2,  # standard output may be a protocol's
     )
-
-
-def _follow(calls: Calls) -> None:
-    """Make the leader's calls until it says that there are no more; exit where one fails."""
-    sys.excepthook = _fail
-    trainer: MegatronTrainer | None = None
-    while (call := calls.hear()) is not None:
-        name, args, kwargs = call
-        if name == "open":
-            trainer = None
-            gc.collect()
-            trainer = MegatronTrainer(*args, **kwargs)
-            continue
-        result = getattr(trainer, name)(*args, **kwargs)
-        if name == "tensors":
-            deque(result, maxlen=0)
-
-
-def _fail(kind_of: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What becomes of a follower's error: leave word for the leader, give it time to fail by itself, end."""
-    rank = dist.get_rank()
-    log.error("rank=%d failed", rank, exc_info=(kind_of, error, trace))
-    kind = "ValueError" if isinstance(error, ValueError) else kind_of.__name__
-    dist.distributed_c10d._get_default_store().set(f"failed/{rank}", f"{kind}: {error}")
-    time.sleep(GRACE_S)
-    os._exit(BAD_INPUT if kind == "ValueError" else FAULT)
 
 
 def _said(world: int) -> Exception | None:
@@ -230,38 +191,3 @@ def _said(world: int) -> Exception | None:
                     return ValueError(f"rank {rank}: {message}")
                 return ConnectionError(f"rank {rank} failed: {kind}: {message}")
     return None
-
-
-def _ignore_signals() -> None:
-    """What asks the stage to end is meant for the leader, which still needs this rank."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _end_with_leader() -> None:
-    """End this process when standard input, whose other end the leader holds, closes."""
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(FAULT)
-
-    threading.Thread(target=watch, name="leader-watch", daemon=True).start()
-
-
-def main() -> None:
-    """Follow the leader that the arguments name."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("rank", "world", "port"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    _ignore_signals()
-    _end_with_leader()
-    store = dist.TCPStore("127.0.0.1", arguments.port, arguments.world, is_master=False)
-    parallel.join(store, rank=arguments.rank, world=arguments.world)
-    _follow(_calls())
-
-
-if __name__ == "__main__":
-    main()

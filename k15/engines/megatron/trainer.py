@@ -6,11 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
+from megatron.core.distributed import finalize_model_grads
 from torch import Tensor
 
 from k15.algo.flops import training_flops
@@ -18,7 +14,7 @@ from k15.algo.loss import objective, token_cross_entropy
 from k15.algo.packing import microbatches
 from k15.engines.megatron import architecture, cpu, model, optimizer, parallel, schedule, state
 from k15.engines.megatron.architecture import Precision
-from k15.engines.megatron.batch import Packed, Share, pack
+from k15.engines.megatron.batch import Packed, Share, num_tokens, pack
 from k15.engines.megatron.policy import Iteration, PolicyRows, flatten
 from k15.engines.megatron.schedule import Loss
 from k15.recipes.pipeline import Layout
@@ -64,7 +60,7 @@ class MegatronTrainer:
             layout=layout,
         )
         self._share = Share(parallel.context_rank(), layout.context, layout.tensor if layout.sequence else 1)
-        self._wrapped = _wrap(self._model)
+        self._wrapped = optimizer.wrap(self._model.module)
         self._optimizer = optimizer.build(self._wrapped, precision=dtype)
         cpu.keep_freed_memory()
 
@@ -85,14 +81,7 @@ class MegatronTrainer:
 
     def reset_optimizer(self, values: Optimizer) -> None:
         """Forget all optimizer state and use `values` from now on (the rate comes with each step)."""
-        adam = optimizer.Adam(
-            values.adam_beta1,
-            values.adam_beta2,
-            values.adam_epsilon,
-            values.clip_gradient_norm,
-            values.weight_decay,
-        )
-        optimizer.reset(self._optimizer, adam)
+        optimizer.reset(self._optimizer, values, weight_decay=values.weight_decay)
 
     def supervised_step(self, batch: Sequence[Row], *, lr: float) -> dict[str, float]:
         """One update by the mean cross-entropy per loss token of `batch`.
@@ -108,7 +97,7 @@ class MegatronTrainer:
 
         packs = self._pack(batch, range(len(batch)), self._max_tokens)
         value, norm = self._step(packs, loss, lr, gradient=-1 / num_loss_tokens)
-        return {"loss": value, "gradient_norm": norm, "num_tokens": float(_num_tokens(batch))}
+        return {"loss": value, "gradient_norm": norm, "num_tokens": float(num_tokens(batch))}
 
     def policy_update(self, groups: Sequence[Group], *, settings: PolicyUpdate, lr: float) -> UpdateStats:
         """One iteration of METHOD.md §1: optimizer reset, π_i = the weights now, then the updates.
@@ -118,7 +107,7 @@ class MegatronTrainer:
         its gradient is not finite.
         """
         started = time.perf_counter()
-        self._reset_for(settings)
+        optimizer.reset(self._optimizer, settings)
         aim = objective(
             settings.objective,
             tau=settings.tau,
@@ -134,25 +123,7 @@ class MegatronTrainer:
         )
         iteration = Iteration(batch, aim.loss, settings.mismatch_band, self._device)
         losses, norms = self._inner_steps(batch, iteration, settings, lr)
-        mismatch = iteration.mismatch()
-        rho_mean, rho_max = iteration.log_ratio()
-        updates = len(losses)
-        tokens = sum(_num_tokens([batch.rows[row] for row in part]) for part in batch.minibatches)
-        return UpdateStats(
-            num_updates=updates,
-            loss=sum(losses) / max(1, updates),
-            gradient_norm=sum(norms) / max(1, updates),
-            num_tokens=tokens * settings.inner_steps,
-            mismatch_mean=mismatch.mean,
-            mismatch_max=mismatch.largest,
-            seconds=time.perf_counter() - started,
-            extra={
-                "num_groups_kept": float(batch.num_groups_kept),
-                "rho_mean": rho_mean,
-                "rho_max": rho_max,
-                "mismatch_outside": mismatch.outside,
-            },
-        )
+        return iteration.stats(losses, norms, inner_steps=settings.inner_steps, started=started)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(HF name, tensor) in layout order, without a tied output layer. Read before the next update.
@@ -200,7 +171,7 @@ class MegatronTrainer:
             self._model.module.less_best = False
 
     def _of_loss_tokens(self, rows: Sequence[Row]) -> list[list[float]]:
-        """What the model gives for the loss tokens of each row; the same on every rank, which does its share."""
+        """What the model gives for the loss tokens of each row: all on every rank, each does its share."""
         counts = [sum(row.in_loss) for row in rows]
         ends = torch.tensor([0, *counts], device=self._device).cumsum(0)
         flat = torch.zeros(sum(counts), device=self._device)
@@ -218,12 +189,6 @@ class MegatronTrainer:
     @property
     def _device(self) -> torch.device:
         return torch.device("cuda" if self._cuda else "cpu")
-
-    def _reset_for(self, settings: PolicyUpdate) -> None:
-        adam = optimizer.Adam(
-            settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, settings.clip_gradient_norm
-        )
-        optimizer.reset(self._optimizer, adam)
 
     def _inner_steps(
         self, batch: PolicyRows, iteration: Iteration, settings: PolicyUpdate, lr: float
@@ -274,21 +239,3 @@ class MegatronTrainer:
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm} at loss {value}; the weights are spoilt")
         return value, norm
-
-
-def _wrap(loaded: model.Model) -> DistributedDataParallel:
-    config = loaded.module.config
-    module = loaded.module
-    if config.bf16:
-        from megatron.core.transformer.module import Float16Module
-
-        module = Float16Module(config, module)
-    buckets = DistributedDataParallelConfig(
-        use_distributed_optimizer=False, overlap_grad_reduce=False, grad_reduce_in_fp32=True
-    )
-    return DistributedDataParallel(config, buckets, module)
-
-
-def _num_tokens(rows: Sequence[Row]) -> int:
-    """Tokens a forward pass reads: a row's last is only predicted."""
-    return sum(len(row.token_ids) - 1 for row in rows)
