@@ -27,7 +27,11 @@ class Journal(Protocol):
     """What is stored of a phase under way, so that a process that is killed loses no stored token."""
 
     tries: int  # processes that began this phase before
+    asked_again: int  # responses that those after the first asked for: the one before had not stored them
     stored: Mapping[tuple[int, int], Segment]  # by (group, sample)
+
+    def ask(self, num_responses: int) -> None:
+        """Store how many responses are about to be sampled: before the first token is."""
 
     def add(self, rows: Sequence[SegmentRow]) -> None:
         """Store segments, soon; returns at once."""
@@ -63,7 +67,7 @@ class Rollout:
         self._groups = list(groups)
         self._new = [_stored(group, journal.stored) for group in groups]
         self._rolled: dict[int, Rolled] = {}
-        self.asked_again = 0  # responses an earlier try had begun: what it had sampled and not stored is lost
+        self.asked_again = 0  # responses that earlier tries may have begun and had not stored
 
     def run(self, clock: Clock) -> list[Rolled]:
         """The groups in their order; a group is judged as soon as it is complete, while others are sampled.
@@ -117,8 +121,10 @@ class Rollout:
                 max_period=recipe.repeat_max_period,
             ):
                 asked.append((index, samples, request))
+        num_responses = sum(len(samples) for _, samples, _ in asked)
         if self._journal.tries:
-            self.asked_again = sum(len(samples) for _, samples, _ in asked)
+            self.asked_again = self._journal.asked_again + num_responses
+        self._journal.ask(num_responses)
         if self._journal.tries < MAX_TRIES:
             return asked
         log.warning("phase=%d tries=%d left=%d", self._number, self._journal.tries, len(asked))

@@ -1,7 +1,8 @@
 """Segments of a round under way: what a killed process had stored is used, not sampled again.
 
     phases/<key>/<round>/<epoch>-<number>-<digest>.parquet     segments, as SEGMENTS of k15.store.rollouts
-    phases/<key>/<round>/<epoch>-begun                         a process began the round
+    phases/<key>/<round>/<epoch>-begun                         a process began the round; how many responses
+                                                               it asked for
 
 Pieces leave in the background, all that came within a moment in one. They go once the round is committed,
 which then holds every segment; `k15 gc` takes what a killed process left.
@@ -60,17 +61,22 @@ class Journals:
     def begin(self, number: int) -> "Journal":
         """The journal of round `number`, with what earlier processes left of it."""
         self._raise()
-        paths = [path for path in self._found.get(number, []) if not path.endswith(BEGUN)]
-        tries = len(self._found.get(number, [])) - len(paths)
         stored: dict[tuple[int, int], Segment] = {}
-        for path, data in sorted(self._store.objects.get_many(paths).items()):
+        asked: list[int] = []
+        for path, data in sorted(self._store.objects.get_many(self._found.get(number, [])).items()):
+            if path.endswith(BEGUN):
+                asked.append(self._count(path, data))
+                continue
             for row in self._decoded(path, data):
                 stored.setdefault((row.group, row.sample), row.segment)
-        if tries:
-            log.info("journal round=%d tries=%d stored=%d", number, tries, len(stored))
-        with self._lock:
-            self._waiting.setdefault(number, [])
-        return Journal(self, number, tries, stored)
+        if asked:
+            log.info("journal round=%d tries=%d stored=%d", number, len(asked), len(stored))
+        return Journal(self, number, asked, stored)
+
+    def ask(self, number: int, num_responses: int) -> None:
+        """Store that this process asks for so many responses of a round; it is there on return."""
+        self._raise()
+        self._put(number, BEGUN, str(num_responses).encode())
 
     def add(self, number: int, rows: Sequence[SegmentRow]) -> None:
         """Store segments of a round, soon."""
@@ -101,20 +107,20 @@ class Journals:
 
     def _write(self, number: int, rows: Sequence[SegmentRow]) -> None:
         """Objects of this process only; the lease says that there is no other."""
+        data = encode_table(segments_to_table(rows))
+        self._put(number, f"{len(self._found.get(number, [])):06d}-{_digest(data)}.parquet", data)
+
+    def _put(self, number: int, name: str, data: bytes) -> None:
         self._store.check_fence(self._key)
-        folder = f"phases/{self._key}/{number:06d}/{self._epoch:09d}"
-        pieces = {f"{folder}-{BEGUN}": b""}
-        if rows:
-            data = encode_table(segments_to_table(rows))
-            place = len(self._found.get(number, []))
-            pieces[f"{folder}-{place:06d}-{_digest(data)}.parquet"] = data
-        for path, data in pieces.items():
-            with self._lock:
-                known = self._found.setdefault(number, [])
-                if path in known:
-                    continue
-                known.append(path)
-            self._store.objects.put(path, data)
+        path = f"phases/{self._key}/{number:06d}/{self._epoch:09d}-{name}"
+        with self._lock:
+            self._found.setdefault(number, []).append(path)
+        self._store.objects.put(path, data)
+
+    def _count(self, path: str, data: bytes) -> int:
+        if not data.isdigit():
+            raise corrupt(self._store.objects.uri(path), "it holds no number", REMEDY)
+        return int(data)
 
     def _decoded(self, path: str, data: bytes) -> Iterable[SegmentRow]:
         uri = self._store.objects.uri(path)
@@ -131,11 +137,21 @@ class Journal:
     """One round's: what is stored of it already, and what is added."""
 
     def __init__(
-        self, journals: Journals, number: int, tries: int, stored: Mapping[tuple[int, int], Segment]
+        self,
+        journals: Journals,
+        number: int,
+        asked: Sequence[int],
+        stored: Mapping[tuple[int, int], Segment],
     ) -> None:
-        self.tries = tries
+        """`asked`: how many responses each process before asked for."""
+        self.tries = len(asked)
+        self.asked_again = sum(asked[1:])
         self.stored = stored
         self._journals, self._number = journals, number
+
+    def ask(self, num_responses: int) -> None:
+        """Store that so many responses are about to be sampled; it is there on return."""
+        self._journals.ask(self._number, num_responses)
 
     def add(self, rows: Sequence[SegmentRow]) -> None:
         """Store segments, soon; returns at once."""

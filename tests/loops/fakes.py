@@ -84,7 +84,12 @@ class Journal:
     """What is stored of one phase."""
 
     tries: int = 0
+    asked_again: int = 0
     stored: dict = field(default_factory=dict)
+    asked: list[int] = field(default_factory=list)
+
+    def ask(self, num_responses):
+        self.asked.append(num_responses)
 
     def add(self, rows):
         self.stored |= {(row.group, row.sample): row.segment for row in rows}

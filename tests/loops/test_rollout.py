@@ -102,12 +102,13 @@ def test_a_phase_goes_on_from_what_was_stored_of_it():
     with pytest.raises(Killed):
         play(first)
     assert len(journal.stored) == 6
-    journals = {0: Journal(tries=1, stored=journal.stored)}
+    journals = {0: Journal(tries=2, asked_again=9, stored=journal.stored)}
     second = phase(settings, journal=lambda number: journals.get(number) or Journal())
     _, rounds = play(second)
     assert [p.segments for p in rounds] == [p.segments for p in expected]
     assert len(second.actors.sampler.asked) == len(whole.actors.sampler.asked) - 2
-    assert rounds[0].lost[0]["responses"] == 6 and not rounds[1].lost
+    assert (journal.asked, journals[0].asked) == ([12], [6])
+    assert rounds[0].lost[0]["responses"] == 9 + 6 and not rounds[1].lost
 
 
 def test_a_phase_that_ends_processes_again_and_again_is_closed_with_what_there_is():
