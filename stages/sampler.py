@@ -1,5 +1,6 @@
 """The rollout service: vLLM behind HTTP. Started by k15.engines.service.process.Service."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ class SamplerService:
 def build(settings: SamplerSettings) -> Iterator[dict[str, Endpoint]]:
     """The endpoints of the engine that `settings` describe; its weight channel is given up at the end."""
     from k15.engines.vllm.engine import VllmSampler  # noqa: PLC0415  see run_service
+    from k15.engines.vllm.ledger import VARIABLE, TokenLedger  # noqa: PLC0415
 
+    folder = os.environ.get(VARIABLE)
     sampler = VllmSampler(
         Path(settings.model_dir),
         device=settings.device,
@@ -67,6 +70,7 @@ def build(settings: SamplerSettings) -> Iterator[dict[str, Endpoint]]:
         max_num_seqs=settings.max_num_seqs,
         kv_cache_bytes=settings.kv_cache_bytes,
         version=settings.version,
+        ledger=TokenLedger(Path(folder)) if folder else None,
     )
     try:
         yield SamplerService(sampler, settings).endpoints()

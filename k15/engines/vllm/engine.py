@@ -12,6 +12,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel, _RegisteredModel
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from k15.engines.vllm.ledger import TokenLedger
 from k15.engines.vllm.noise import seeded_by_engine
 from k15.engines.vllm.responses import Responses
 from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
@@ -50,8 +51,10 @@ class VllmSampler:
         max_num_seqs: int,
         kv_cache_bytes: int,
         version: int = 0,
+        ledger: TokenLedger | None = None,
     ) -> None:
         """Serve the weights in `model_dir` as `version`. The process needs vllm.environment's variables."""
+        self._ledger = ledger
         self.version = version
         self._model_dir = model_dir
         self._tied = tied_embeddings(model_dir)
@@ -83,7 +86,8 @@ class VllmSampler:
         """The index of a request with its num_samples segments, each as soon as all of them ended.
 
         A segment that used up its max_tokens ends with End.BUDGET: whether that was also the largest response
-        length is the caller's to know. One that ended by itself (End.STOP) includes the stop token. At the
+        length is the caller's to know. One that ended by itself (End.STOP) includes the stop token; one that
+        loops with a period up to max_period (k15.algo.repeats) ends with the token that shows it. At the
         deadline what still runs is ended with the tokens it has, and with End.BUDGET.
         ValueError names a request that cannot be sampled; nothing is sampled then.
         """
@@ -102,7 +106,9 @@ class VllmSampler:
         core = self._engine.engine_core
         self._num_calls += 1
         call = str(self._num_calls)
-        responses = self._running[call] = Responses(requests, call=call, version=self.version)
+        responses = self._running[call] = Responses(
+            requests, call=call, version=self.version, ledger=self._ledger
+        )
         try:
             for request in responses.start(self._stop_token_ids, engine_seeds=self._engine_seeds):
                 core.add_request(request)
@@ -116,10 +122,15 @@ class VllmSampler:
         yield SamplePart(responses.take(), responses.stats())
 
     def _step(self) -> None:
-        for output in self._engine.engine_core.get_output().outputs:
+        core, repeating = self._engine.engine_core, []
+        for output in core.get_output().outputs:
             responses = self._running.get(output.request_id.partition("/")[0])
-            if responses is not None:
-                responses.add(output)
+            if responses is not None and responses.add(output):
+                repeating.append(output.request_id)
+        if repeating:
+            core.abort_requests(repeating)
+        if self._ledger is not None:
+            self._ledger.write()
 
     def attach(self, receiver: WeightReceiver, layout: Sequence[TensorSpec]) -> None:
         """Take weights from `receiver` from now on; ValueError where `layout` is not this model's."""

@@ -11,6 +11,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 from vllm.v1.metrics.stats import PrefillStats
 
+from k15.algo.repeats import Repeats
+from k15.engines.vllm.ledger import TokenLedger
 from k15.engines.vllm.noise import SEED_FIELD
 from k15.records import Answer, End, SampleRequest, SampleStats, Segment
 
@@ -23,6 +25,7 @@ class _Response:
 
     index: int  # of its request
     sample: int
+    repeats: Repeats
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -30,8 +33,11 @@ class _Response:
 class Responses:
     """The samples of one call's requests. Engine requests are named `<call>/<index>/<sample>`."""
 
-    def __init__(self, requests: Sequence[SampleRequest], *, call: str, version: int) -> None:
+    def __init__(
+        self, requests: Sequence[SampleRequest], *, call: str, version: int, ledger: TokenLedger | None
+    ) -> None:
         self._requests = requests
+        self._ledger = ledger
         self._call = call
         self._version = version
         self._open: dict[str, _Response] = {}
@@ -46,7 +52,8 @@ class Responses:
             tokens = [*request.prompt_token_ids, *request.prefix]
             for sample in range(request.num_samples):
                 name = f"{self._call}/{index}/{sample}"
-                self._open[name] = _Response(index, sample)
+                self._open[name] = _Response(index, sample, Repeats(max_period=request.max_period))
+                self._open[name].repeats.feed(request.prefix)
                 params = sampling_params(request, sample, stop_token_ids, engine_seeds=engine_seeds)
                 yield engine_request(name, tokens, params)
 
@@ -55,18 +62,25 @@ class Responses:
         """The engine requests that have not ended."""
         return list(self._open)
 
-    def add(self, output: EngineCoreOutput) -> None:
-        """Take a step's tokens of one sample; of one that is not open, nothing."""
+    def add(self, output: EngineCoreOutput) -> bool:
+        """Take a step's tokens of one sample; of one that is not open, nothing.
+
+        Whether it repeats itself: then it has ended here (End.REPEAT), and the engine is to stop it.
+        """
         response = self._open.get(output.request_id)
         if response is None:
-            return
+            return False
         if output.prefill_stats is not None:
             self._count_prefill(response, output.prefill_stats)
         self._extend(response, output)
-        if output.finish_reason is not None:
-            if output.finish_reason not in _ENDS:
-                raise RuntimeError(f"vLLM ended a sample of request {response.index}: {output.finish_reason}")
-            self._end(output.request_id, _ENDS[output.finish_reason])
+        if output.finish_reason is not None and output.finish_reason not in _ENDS:
+            raise RuntimeError(f"vLLM ended a sample of request {response.index}: {output.finish_reason}")
+        end = None if output.finish_reason is None else _ENDS[output.finish_reason]
+        if response.repeats.feed(output.new_token_ids) and end is not End.STOP:
+            end = End.REPEAT
+        if end is not None:
+            self._end(output.request_id, end)
+        return end is End.REPEAT
 
     def cut(self) -> None:
         """End all that is open with the tokens it has (End.BUDGET)."""
@@ -90,6 +104,10 @@ class Responses:
             self._counts["num_continued_cached_tokens"] += prefill.num_cached_tokens
 
     def _extend(self, response: _Response, output: EngineCoreOutput) -> None:
+        if self._ledger is not None:
+            request = self._requests[response.index]
+            place = len(request.prefix) + len(response.token_ids)
+            self._ledger.note(self._version, request.seed + response.sample, place, output.new_token_ids)
         response.token_ids += output.new_token_ids
         self._counts["num_tokens"] += len(output.new_token_ids)
         if self._requests[response.index].want_logprobs:
