@@ -55,6 +55,7 @@ class Phase:
         self._end_s = time.monotonic() + deadline_s
         self._waiting = deque(range(len(requests)))
         self._held: dict[int, str] = {}  # request → the replica that samples it
+        self._capacity = capacity
         self._room = dict.fromkeys(replicas, capacity)
         self._calls: Counter[str] = Counter()  # under way, by replica
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
@@ -114,8 +115,8 @@ class Phase:
         while self._waiting and left_s > 0:
             name = max(self._room, key=lambda one: self._room[one])
             index = self._waiting[0]
-            busy = name in given or any(held == name for held in self._held.values())
-            if busy and self._room[name] < self._requests[index].num_samples:
+            # A request of more samples than a replica has room for goes to one that is idle.
+            if self._room[name] < min(self._requests[index].num_samples, self._capacity):
                 break
             self._waiting.popleft()
             self._held[index] = name
