@@ -1,5 +1,6 @@
 """Calls to one bucket of an S3 endpoint, with plain errors: what was asked of which URI, and the remedy."""
 
+import asyncio
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,25 @@ class PreconditionFailed(Exception):
     """A conditional request found another state."""
 
 
+class FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
+    """s3fs, whose sessions end on the event loop they began on.
+
+    s3fs ends one on any loop that runs where the file system is collected, as Prefect's may, and fails.
+    """
+
+    @staticmethod
+    def close_session(loop: asyncio.AbstractEventLoop | None, s3: Any) -> None:
+        """End a session; called once its file system is collected, in any thread."""
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is None or here is loop or loop is None or not loop.is_running():
+            s3fs.S3FileSystem.close_session(loop, s3)
+        else:
+            asyncio.run_coroutine_threadsafe(s3.__aexit__(None, None, None), loop)
+
+
 class Client:
     """The bucket. Paths are relative to the settings' prefix, with no leading slash.
 
@@ -30,7 +50,7 @@ class Client:
     def __init__(self, settings: StoreSettings, credentials: Credentials) -> None:
         self.settings = settings
         own_endpoint = not (urlsplit(settings.endpoint).hostname or "").endswith("amazonaws.com")
-        self._fs = s3fs.S3FileSystem(
+        self._fs = FileSystem(
             endpoint_url=settings.endpoint,
             key=credentials.access_key,
             secret=credentials.secret_key,

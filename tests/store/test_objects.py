@@ -1,7 +1,10 @@
 """Objects on a real S3 server: races, streamed writes, and errors that say what to do."""
 
+import asyncio
+import gc
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -39,6 +42,22 @@ def test_one_of_racing_conditional_puts_wins(store: Store, s3_environment: dict[
         assert sum(won) == 1
         assert store.objects.get("race") == f"writer {won.index(True)}".encode()
         store.objects.delete(["race"])
+
+
+def test_a_store_collected_inside_a_running_loop_ends_quietly(
+    s3_environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def elsewhere() -> None:
+        objects = Objects.from_environment(s3_environment)
+        await asyncio.to_thread(objects.put, "a", b"1")
+        del objects
+        gc.collect()
+        await asyncio.sleep(0.3)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(elsewhere())
+        gc.collect()
+    assert caplog.text == ""
 
 
 def test_a_repeated_put_of_the_same_bytes_has_won(store: Store) -> None:
