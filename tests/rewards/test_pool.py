@@ -74,19 +74,28 @@ def test_a_hostile_answer_ends_within_the_limit_and_the_next_is_judged(pool: Com
     assert judge(posed("1/2"), "#### 0.5").status is Status.CORRECT
 
 
-def cpu_s() -> float:
-    """Of this process and all that it started; what ended meanwhile counts or is missed."""
-    total = sum(os.times()[:4])
+def workers() -> list[psutil.Process]:
+    """The processes that compare; what other tests have started is none of them."""
+    found = []
     for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] * any("rewards.worker" in word for word in process.cmdline())
+    return found
+
+
+def cpu_s() -> float:
+    """Of this process, of those that compare, and of what ended."""
+    total = sum(os.times()[:4])
+    for process in workers():
         with contextlib.suppress(psutil.NoSuchProcess):
             total += sum(process.cpu_times()[:4])
     return total
 
 
 def address_space_bytes() -> list[int]:
-    """Of every process that this one started."""
+    """Of every process that compares."""
     sizes = []
-    for process in psutil.Process().children(recursive=True):
+    for process in workers():
         with contextlib.suppress(psutil.NoSuchProcess):
             sizes.append(process.memory_info().vms)
     return sizes
