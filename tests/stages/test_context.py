@@ -56,6 +56,7 @@ def local_context(tmp_path: Path, **models: Path) -> Any:
         job=SimpleNamespace(resources=Resources(cores=1)),
         out=LocalOut(),
         summary={},
+        licenses={},
         progress=lambda done, total, what: None,
     )
 
