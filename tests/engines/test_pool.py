@@ -133,7 +133,6 @@ def test_a_killed_replica_and_a_hung_one_cost_no_token_and_others_join(
     process = pool.replicas["sampler-1"]._service.process
     with pytest.raises(ConnectionError, match="killed by signal 9"):
         broken_off(pool, lambda: process.send_signal(signal.SIGKILL))
-    pool.close()
 
 
 def test_what_finds_no_room_before_the_deadline_is_left_empty(replicas: Replicas) -> None:

@@ -168,12 +168,17 @@ def test_a_run_left_by_a_killed_stage_is_ended_by_the_next_attempt(services):
     killed.finish(None, "KILLED")
 
 
+def opened(services, name: str) -> tuple[str, RunMirror]:
+    """The server's address, and the mirror of a stage in an experiment of its own."""
+    uri = services["MLFLOW_TRACKING_URI"]
+    context = Context(mlflow_uri=uri, mlflow_experiment=f"{name}-{uuid4().hex[:8]}")
+    job = Job(node="rl", kind="rl", version=1, recipe={}, context=context)
+    return uri, RunMirror.open(job, job.key)
+
+
 @pytest.mark.services
 def test_a_name_that_mlflow_refuses_costs_no_other_metric(services, caplog):
-    uri, name = services["MLFLOW_TRACKING_URI"], f"names-{uuid4().hex[:8]}"
-    context = Context(mlflow_uri=uri, mlflow_experiment=name)
-    job = Job(node="rl", kind="rl", version=1, recipe={}, context=context)
-    running = RunMirror.open(job, job.key)
+    uri, running = opened(services, "names")
     running.log(0, {"pass_rate/a+b (c)": 0.5, "loss": 1.0})
     running.finish(None, "FINISHED")
     assert not caplog.records
@@ -184,10 +189,7 @@ def test_a_name_that_mlflow_refuses_costs_no_other_metric(services, caplog):
 
 @pytest.mark.services
 def test_what_mlflow_refuses_holds_nothing_up(services, caplog):
-    uri, name = services["MLFLOW_TRACKING_URI"], f"refused-{uuid4().hex[:8]}"
-    context = Context(mlflow_uri=uri, mlflow_experiment=name)
-    job = Job(node="rl", kind="rl", version=1, recipe={}, context=context)
-    running = RunMirror.open(job, job.key)
+    uri, running = opened(services, "refused")
     running.log(0, {"x" * 1000: 0.5})
     deadline = time.monotonic() + 30
     while not caplog.records and time.monotonic() < deadline:

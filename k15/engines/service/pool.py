@@ -118,11 +118,6 @@ class SamplerPool:
             other, replica = self._replacement()
             self._joining[other] = replica, started(replica)
 
-    def close(self) -> None:
-        """End every replica, those that have not joined yet too."""
-        for replica in [*self.replicas.values(), *(one for one, _ in self._joining.values())]:
-            replica.end()
-
     def _admit(self) -> None:
         """Take in the replacements that are up; the others may come to the next version."""
         for name in [name for name, (_, start) in self._joining.items() if start.done()]:
