@@ -97,7 +97,7 @@ def play_missing_rounds(
     ):
         actors = Actors(recipe, prompts, sampler, lambda ids: response_text(tokenizer, ids), judge)
         phase = Phase(actors, trainer, lambda prompt: encoded[prompt.id], journals.begin)
-        if start.again:
+        if start.again or not sampler.replicas:  # others than ours take their first weights from the trainer
             train_again(phase, start.again, start.state.policy_version)
         commit = RoundCommit(
             ctx,

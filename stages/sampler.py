@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k15.engines.identity import model_identity
+from k15.engines.service.holder import Holder
 from k15.engines.service.main import run_service
-from k15.engines.service.messages import ChannelCall, Opened, SampleCall, UpdateCall
+from k15.engines.service.messages import ChannelCall, Empty, HealthCall, Needs, Opened, SampleCall, UpdateCall
 from k15.engines.service.server import Endpoint
 from k15.engines.service.settings import SamplerSettings
 from k15.records import SamplePart
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from k15.engines.vllm.engine import VllmSampler
 
 
-@dataclass(frozen=True, slots=True)
 class SamplerService:
-    """The sampler's calls as endpoints."""
+    """The sampler's calls as endpoints, for one session at a time."""
 
-    sampler: "VllmSampler"
-    settings: SamplerSettings
+    def __init__(self, sampler: "VllmSampler", settings: SamplerSettings) -> None:
+        self._sampler, self._settings = sampler, settings
+        self._holder = Holder()
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Each call under its name."""
@@ -30,29 +31,60 @@ class SamplerService:
             "sample": Endpoint(SampleCall, self._sample, streams=True),
             "channel": Endpoint(ChannelCall, self._channel),
             "update": Endpoint(UpdateCall, self._update),
+            "health": Endpoint(HealthCall, self._health, direct=True),
+            "release": Endpoint(HealthCall, self._release, direct=True),
         }
 
     def _sample(self, call: SampleCall) -> Iterator[SamplePart | None]:
-        for part in self.sampler.stream(call.requests, deadline_s=call.deadline_s):
+        self._holder.check(call.session)
+        for part in self._sampler.stream(call.requests, deadline_s=call.deadline_s):
             yield part if part.answers or part.stats else None
 
     def _channel(self, call: ChannelCall) -> Opened:
         from k15.engines.channels import open_receiver  # noqa: PLC0415  see run_service
         from k15.engines.weights import layout_bytes  # noqa: PLC0415
 
-        settings = self.settings
+        settings = self._settings
+        if call.needs is not None:
+            check_needs(call.needs, settings)
+        self._holder.take(call.session)
         receiver = open_receiver(
             settings.transport,
             layout_bytes(call.layout),
             host=settings.host,
             timeout_s=settings.transfer_timeout_s,
         )
-        self.sampler.attach(receiver, call.layout)
-        return Opened(self.sampler.copy)
+        self._sampler.attach(receiver, call.layout)
+        return Opened(self._sampler.copy)
 
     def _update(self, call: UpdateCall) -> Opened:
-        self.sampler.update(call.ticket, deadline_s=call.deadline_s)
-        return Opened(self.sampler.copy)
+        self._holder.check(call.session)
+        self._sampler.update(call.ticket, deadline_s=call.deadline_s)
+        return Opened(self._sampler.copy)
+
+    def _health(self, call: HealthCall) -> Empty:
+        self._holder.heard(call.session)
+        return Empty()
+
+    def _release(self, call: HealthCall) -> Empty:
+        self._holder.release(call.session)
+        return Empty()
+
+
+def check_needs(needs: Needs, settings: SamplerSettings) -> None:
+    """ValueError where a trainer's responses cannot be sampled here as it expects them."""
+    if needs.model != model_identity(Path(settings.model_dir)):
+        raise ValueError(
+            f"{settings.model_dir} is not the trainer's model: config or tokenizer differ; start the sampler"
+            " from the model that the RL stage starts from"
+        )
+    if needs.precision != settings.dtype:
+        raise ValueError(f"the trainer's precision is {needs.precision}, the sampler's {settings.dtype}")
+    if needs.max_tokens > settings.max_model_len:
+        raise ValueError(
+            f"prompts and responses have up to {needs.max_tokens} tokens, the sampler's max_model_len is"
+            f" {settings.max_model_len}; start it with a larger one"
+        )
 
 
 @contextmanager

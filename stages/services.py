@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from k15.engines.channels import open_sender
+from k15.engines.identity import model_identity
 from k15.engines.megatron.checkpoint import Checkpoint, read_config
 from k15.engines.service.client import RemoteSampler, RemoteTrainer
+from k15.engines.service.messages import Needs
 from k15.engines.service.pool import SamplerPool
 from k15.engines.service.process import Service, launch_sampler, launch_trainer
 from k15.engines.service.settings import SamplerSettings, TrainerSettings
 from k15.recipes.rl import RlRecipe
 from k15.records import TensorSpec
 from k15.stage.context import StageContext
+from stages import elsewhere
 
 log = logging.getLogger("stages.services")
 
@@ -35,6 +38,7 @@ def sampler_settings(
     transport: str,
     version: int = 0,
     replicas: int = 1,
+    host: str = "127.0.0.1",
 ) -> SamplerSettings:
     """One of `replicas`, sized for `max_tokens` within the stage's resources.
 
@@ -51,6 +55,7 @@ def sampler_settings(
     width = 2 if precision == "bfloat16" else 4
     per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * width
     wanted = per_token * (max_tokens + BLOCK_TOKENS) * MAX_NUM_SEQS
+    replicas = max(1, replicas)
     most = int(ctx.job.resources.memory_gb * KV_CACHE_SHARE * 2**30 / replicas)
     return SamplerSettings.parse(
         {
@@ -63,6 +68,7 @@ def sampler_settings(
             "max_num_seqs": MAX_NUM_SEQS,
             "kv_cache_bytes": max(MIN_KV_CACHE_BYTES, min(wanted, most)),
             "transport": transport,
+            "host": host,
         },
         where="sampler settings",
     )
@@ -77,7 +83,10 @@ def device(ctx: StageContext) -> str:
 def policy_services(
     ctx: StageContext, recipe: RlRecipe, model_dir: Path, *, version: int, max_tokens: int
 ) -> Iterator[tuple[RemoteTrainer, SamplerPool]]:
-    """A trainer and samplers of the same weights, connected; all started at once, all ended on leaving."""
+    """A trainer and samplers of the same weights, connected; all started at once, all ended on leaving.
+
+    Samplers on other hosts join with the first update; they stay.
+    """
     settings = sampler_settings(
         ctx,
         model_dir,
@@ -86,6 +95,7 @@ def policy_services(
         transport=recipe.transport,
         version=version,
         replicas=ctx.job.resources.replicas,
+        host=elsewhere.own_address(ctx.job.resources, recipe),
     )
     training = TrainerSettings.parse(
         {
@@ -98,16 +108,19 @@ def policy_services(
             "precision": recipe.precision,
             "recompute": recipe.recompute,
             "transport": recipe.transport,
+            "host": settings.host,
         },
         where="trainer settings",
     )
+    needs = Needs(model_identity(model_dir), recipe.precision, max_tokens)
+    found = elsewhere.found(ctx.job.resources, needs, version=version)
     with ExitStack() as stack:
         names = (f"sampler-{number}" for number in count())
 
         def launched() -> tuple[str, RemoteSampler]:
             name = next(names)
             service = launch_sampler(settings, log_path=ctx.scratch / f"{name}.log")
-            return name, RemoteSampler(stack.enter_context(service), version=version)
+            return name, RemoteSampler(stack.enter_context(service), version=version, needs=needs)
 
         replicas = dict(launched() for _ in range(ctx.job.resources.replicas))
         service = stack.enter_context(launch_trainer(training, log_path=ctx.scratch / "trainer.log"))
@@ -121,7 +134,9 @@ def policy_services(
             version=version,
             capacity=settings.max_num_seqs,
             replacement=launched,
+            found=found,
         )
+        stack.callback(pool.close)
         log.info(
             "services=ready replicas=%d transport=%s version=%d", len(replicas), recipe.transport, version
         )

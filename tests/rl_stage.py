@@ -128,17 +128,18 @@ class RlStage:
             "optimizer": {"lr": 3e-3, "final_lr": 3e-4, "warmup_steps": 10},
         }
         job = self.job("sft", recipe, {"model": base.ref("model"), "data": base.ref("sft")})
-        self.run(job)
+        if self.store.manifest(job.key) is None:
+            self.run(job)
         return self.manifest(job)
 
     def prompts(self, part: str) -> InputRef:
         """The prompts to learn on ("train") or to be judged by ("heldout")."""
         return self.manifest(BASE).ref(part)
 
-    def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = STEPS, replicas: int = 1) -> Job:
+    def rl(self, recipe: Mapping[str, Any], *, every: int = 1, steps: int = STEPS, **resources: Any) -> Job:
         """An RL job on that model."""
         inputs = {"model": self.prepare(steps).ref("model"), "prompts": self.prompts("train")}
-        return self.job("rl", recipe, inputs, Resources(checkpoint_every_rounds=every, replicas=replicas))
+        return self.job("rl", recipe, inputs, Resources(checkpoint_every_rounds=every, **resources))
 
     def job(
         self,

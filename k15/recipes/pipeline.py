@@ -38,8 +38,18 @@ class Resources(Config):
     infiniband: bool = Field(False, description="a container gets the host's InfiniBand devices")
     layout: Layout = Layout()
     replicas: int = Field(
-        1, ge=1, description="samplers of an RL stage, which share its cores; any may die and is replaced"
+        1,
+        ge=0,
+        description="samplers an RL stage starts, which share its cores; any may die and is replaced. 0: "
+        "those of `samplers` and `etcd` alone",
     )
+    samplers: tuple[str, ...] = Field(
+        (), description="of an RL stage, on other hosts: http://host:port of each `python -m stages.replica`"
+    )
+    etcd: str = Field(
+        "", description="http://host:2379 of an etcd that lists such samplers; they may come late"
+    )
+    sampler_pool: str = Field("default", description="of those in etcd; a pool serves one run at a time")
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)
     checkpoint_every_steps: int = Field(
@@ -57,6 +67,19 @@ class Resources(Config):
     profile: bool = Field(
         False, description="trace some steps of a supervised stage into part `profile` of its artifact"
     )
+
+    @property
+    def samples_elsewhere(self) -> bool:
+        """Whether samplers are found on other hosts."""
+        return bool(self.samplers or self.etcd)
+
+    @model_validator(mode="after")
+    def _someone_samples(self) -> Self:
+        if not self.replicas and not self.samples_elsewhere:
+            raise ValueError(
+                "replicas = 0 leaves no sampler: name some in samplers, or an etcd that lists them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> Self:

@@ -34,12 +34,12 @@ from k15.loops.clock import Clock
 from k15.loops.prompts import take_groups
 from k15.loops.replay import ReplayState, RolloutGroup
 from k15.loops.rollout import Actors, Rollout
-from k15.ports import RewardPorts
+from k15.ports import Reward
 from k15.recipes.rl import RlRecipe
 from k15.records import Part, Prompt
-from k15.rewards import judging
 from k15.store.rollouts import SegmentRow
 from k15.tasks.format import prompt_token_ids, response_text
+from stages.rewards import open_judge
 from tests.rl_stage import RlStage, Task, demonstration
 from tests.s3 import s3_server
 
@@ -66,7 +66,11 @@ class NoJournal:
     """Nothing is stored."""
 
     tries = 0
+    asked_again = 0
     stored: dict[tuple[int, int], Any] = {}
+
+    def ask(self, num_responses: int) -> None:
+        """Not kept."""
 
     def add(self, rows: list[SegmentRow]) -> None:
         """Not kept."""
@@ -129,12 +133,15 @@ def measure_speed(rl: RlStage, prompts: Sequence[Prompt]) -> dict[str, float]:
     partial = RlRecipe.parse({**PHASE, "phase_token_budget": BUDGET}, where="partial")
     tokenizer = AutoTokenizer.from_pretrained(model)
     ratios, regenerated, differing = [], 0, 0
-    with launch_sampler(settings, log_path=rl.folder / "sampler.log") as service:
+    with (
+        open_judge(prompts, cores=1) as judge,
+        launch_sampler(settings, log_path=rl.folder / "sampler.log") as service,
+    ):
         sampler = RemoteSampler(service.wait_ready(deadline_s=600))
-        play(partial, sampler, tokenizer, prompts, num_groups=24)  # whatever happens only once
+        play(partial, sampler, tokenizer, judge, prompts, num_groups=24)  # whatever happens only once
         for _ in range(REPEATS):
-            slow_s, expected, _ = play(waiting, sampler, tokenizer, prompts, num_groups=NUM_GROUPS)
-            fast_s, found, sampled = play(partial, sampler, tokenizer, prompts, num_groups=NUM_GROUPS)
+            slow_s, expected, _ = play(waiting, sampler, tokenizer, judge, prompts, num_groups=NUM_GROUPS)
+            fast_s, found, sampled = play(partial, sampler, tokenizer, judge, prompts, num_groups=NUM_GROUPS)
             ratios.append(slow_s / fast_s)
             regenerated += sampled - count(found)
             differing += sum(found[place] != tokens for place, tokens in expected.items())
@@ -153,11 +160,16 @@ def measure_speed(rl: RlStage, prompts: Sequence[Prompt]) -> dict[str, float]:
 
 
 def play(
-    recipe: RlRecipe, sampler: RemoteSampler, tokenizer: Any, prompts: Sequence[Prompt], *, num_groups: int
+    recipe: RlRecipe,
+    sampler: RemoteSampler,
+    tokenizer: Any,
+    judge: Reward,
+    prompts: Sequence[Prompt],
+    *,
+    num_groups: int,
 ) -> tuple[float, Tokens, int]:
     """Sample `num_groups` groups to their ends: seconds, every response's tokens, and tokens sampled."""
     posed = {prompt.id: prompt for prompt in prompts}
-    judge = judging({prompt.reward for prompt in prompts}, RewardPorts())
     encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in posed.values()}
     actors = Actors(recipe, posed, sampler, lambda ids: response_text(tokenizer, ids), judge)
     state, done, sampled = ReplayState(), [], 0

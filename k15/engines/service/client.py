@@ -6,7 +6,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,9 @@ from k15.engines.service.messages import (
     ChannelCall,
     Empty,
     Failure,
+    HealthCall,
     Layout,
+    Needs,
     Opened,
     PolicyCall,
     PublishCall,
@@ -26,6 +28,7 @@ from k15.engines.service.messages import (
     SupervisedCall,
     UpdateCall,
 )
+from k15.engines.service.peer import Peer
 from k15.engines.service.process import POLL_S, Service
 from k15.engines.service.streams import END, LENGTH, PART
 from k15.recipes.rl import PolicyUpdate
@@ -54,12 +57,12 @@ ERRORS: dict[int, type[Exception]] = {
     504: TimeoutError,
 }
 
-BROKEN = (http.client.HTTPException, ConnectionResetError, ConnectionRefusedError, BrokenPipeError)
+BROKEN = (http.client.HTTPException, OSError)
 
 Answered = TypeVar("Answered")
 
 
-def call(service: Service, name: str, body: Any, answer: type[Answered], *, deadline_s: float) -> Answered:
+def call(service: Peer, name: str, body: Any, answer: type[Answered], *, deadline_s: float) -> Answered:
     """One call of `service`, typed.
 
     ValueError: it refused the input. FloatingPointError: a loss was not finite. OSError ENOSPC: its disk is
@@ -74,7 +77,7 @@ def call(service: Service, name: str, body: Any, answer: type[Answered], *, dead
 
 
 def stream(
-    service: Service, name: str, body: Any, part: type[Answered], *, deadline_s: float
+    service: Peer, name: str, body: Any, part: type[Answered], *, deadline_s: float
 ) -> Iterator[Answered]:
     """The parts of a call's answer as they come; raises what `call` does. Closing it ends the call."""
     end_s = time.monotonic() + deadline_s
@@ -94,11 +97,11 @@ def stream(
 
 @contextmanager
 def _answering(
-    service: Service, name: str, body: Any, *, deadline_s: float
+    service: Peer, name: str, body: Any, *, deadline_s: float
 ) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
     """A call whose answer has begun; ConnectionError and TimeoutError as `call` raises them."""
     end_s = time.monotonic() + deadline_s
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=deadline_s)
+    connection = http.client.HTTPConnection(service.host, service.port, timeout=deadline_s)
     try:
         connection.request(
             "POST",
@@ -128,7 +131,7 @@ def _exactly(response: http.client.HTTPResponse, num_bytes: int) -> bytes:
     return data
 
 
-def _error(service: Service, name: str, status: int, payload: bytes | msgspec.Raw) -> Exception:
+def _error(service: Peer, name: str, status: int, payload: bytes | msgspec.Raw) -> Exception:
     """What a status and its body say."""
     if status == NO_SPACE:
         return OSError(errno.ENOSPC, msgspec.msgpack.decode(payload, type=Failure).message)
@@ -140,12 +143,14 @@ def _error(service: Service, name: str, status: int, payload: bytes | msgspec.Ra
 class RemoteSampler:
     """ports.Sampler over a sampler service."""
 
-    def __init__(self, service: Service, *, version: int = 0, deadline_s: float = 60.0) -> None:
-        """`deadline_s` holds for calls that name none."""
+    def __init__(
+        self, service: Peer, *, version: int = 0, needs: Needs | None = None, deadline_s: float = 60.0
+    ) -> None:
+        """`deadline_s` holds for calls that name none; `needs` are the trainer's, where there is one."""
         self.version = version
         self.stats = SampleStats()
         self.copy: WeightSource | None = None  # where other samplers may take what this one has taken
-        self._service = service
+        self._service, self._needs = service, needs
         self._deadline_s = deadline_s
 
     def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
@@ -156,29 +161,37 @@ class RemoteSampler:
 
     def parts(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[SamplePart]:
         """`sample` by parts, the last one with what the call did; calls may run side by side."""
-        body = SampleCall(tuple(requests), deadline_s)
+        body = SampleCall(tuple(requests), deadline_s, self._service.session)
         yield from stream(self._service, "sample", body, SamplePart, deadline_s=deadline_s + LAST_STEP_S)
 
     def wait(self) -> None:
-        """Return once the service has started; its errors as Service.wait_ready's."""
+        """Return once the service has started and answers; errors as Service.wait_ready's and `ping`'s."""
         self._service.wait_ready()
+        self.ping(deadline_s=self._deadline_s)
 
     def ping(self, *, deadline_s: float) -> None:
         """Return once the service answers, whatever its engine does; ConnectionError or TimeoutError."""
-        call(self._service, "health", Empty(), Empty, deadline_s=deadline_s)
+        call(self._service, "health", HealthCall(self._service.session), Empty, deadline_s=deadline_s)
 
-    def end(self) -> None:
-        """End the service, however it stands."""
-        self._service.stop()
+    def end(self, why: str = "") -> None:
+        """End the service, however it stands; calls under way break off, and say `why`.
+
+        One that others started is free for the next run.
+        """
+        if not self._service.ours and self._service.alive:
+            with suppress(ConnectionError, TimeoutError, PermissionError):
+                body = HealthCall(self._service.session)
+                call(self._service, "release", body, Empty, deadline_s=GRACE_S)
+        self._service.stop(why)
 
     def open_channel(self, layout: Sequence[TensorSpec]) -> None:
         """Make ready for weights in `layout`; ValueError where that is not this sampler's model."""
-        body = ChannelCall(tuple(layout))
+        body = ChannelCall(tuple(layout), self._service.session, self._needs)
         self.copy = call(self._service, "channel", body, Opened, deadline_s=self._deadline_s).copy
 
     def update(self, ticket: WeightTicket, *, deadline_s: float) -> None:
         """Serve `ticket`'s weights from now on, as ports.Sampler.update."""
-        body = UpdateCall(ticket, deadline_s)
+        body = UpdateCall(ticket, deadline_s, self._service.session)
         self.copy = call(self._service, "update", body, Opened, deadline_s=deadline_s + GRACE_S).copy
         self.version = ticket.version
 

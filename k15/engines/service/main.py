@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from k15.config import Config
 from k15.engines.service.process import BAD_INPUT
 from k15.engines.service.server import Endpoint, Server
-from k15.engines.service.settings import TOKEN_VARIABLE, WATCH_VARIABLE
+from k15.engines.service.settings import TOKEN_VARIABLE, WATCH_VARIABLE, SamplerSettings
 
 PARENT_GONE_GRACE_S = 1.0
 
@@ -35,10 +35,18 @@ def run_service(
     """
 
     def run(settings: Settings, announce: Callable[[int], None]) -> None:
+        token = os.environ.get(TOKEN_VARIABLE, "")
         with build(settings) as endpoints:
-            Server(endpoints, token=os.environ.get(TOKEN_VARIABLE, "")).run(announce)
+            Server(endpoints, token=token, **address(settings)).run(announce)
 
     run_process(description, settings_type, run)
+
+
+def address(settings: Config) -> dict[str, Any]:
+    """Where a service listens, if its settings say so."""
+    if isinstance(settings, SamplerSettings):
+        return {"host": settings.listen, "port": settings.port}
+    return {}
 
 
 def run_process(

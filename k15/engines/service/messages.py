@@ -26,13 +26,25 @@ class SampleCall:
 
     requests: tuple[SampleRequest, ...]
     deadline_s: float
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a trainer asks of a sampler."""
+
+    model: str  # k15.engines.identity.model_identity
+    precision: str
+    max_tokens: int  # of prompt and response
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelCall:
-    """Open the sampler's end of a weight channel for tensors in this layout."""
+    """Open the sampler's end of a weight channel for tensors in this layout; `session` drives it then."""
 
     layout: tuple[TensorSpec, ...]
+    session: str = ""
+    needs: Needs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,14 @@ class UpdateCall:
 
     ticket: WeightTicket
     deadline_s: float
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCall:
+    """Whether the sampler's process answers; a sign of life from its holder."""
+
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Protocol
 
 from k15.records import Answer, End, SamplePart, SampleRequest, SampleStats, Segment
 
-PING_EVERY_S = 2.0
 NOTHING = SampleStats()
 
 
@@ -20,9 +18,6 @@ class Replica(Protocol):
 
     def parts(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[SamplePart]:
         """ports.Sampler.sample by parts, the last one with what the call did."""
-
-    def ping(self, *, deadline_s: float) -> None:
-        """Return once it answers; ConnectionError or TimeoutError where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +59,13 @@ class Phase:
         self._tokens: Counter[str] = Counter()
         self._moved = 0
 
-    @contextmanager
-    def watched(self, hung_s: float) -> Iterator[None]:
-        """While the block lasts, a replica that answers nothing for `hung_s` is an event of its own."""
-        for name, replica in self._replicas.items():
-            threading.Thread(target=self._watch, args=(name, replica, hung_s), daemon=True).start()
-        try:
-            yield
-        finally:
-            self._closed.set()
+    def silent(self, name: str, error: Exception) -> None:
+        """A replica answers nothing any more; any thread may say so."""
+        self._events.put(_Event(name, _Ended(error)))
+
+    def close(self) -> None:
+        """Calls still under way are ended by their next answer."""
+        self._closed.set()
 
     def answers(self, lose: Callable[[str, BaseException], None]) -> Iterator[Answer]:
         """Every request's segments; `lose` is told of a replica that is gone.
@@ -141,14 +134,6 @@ class Phase:
             self._events.put(_Event(name, _Ended(error)))
         else:
             self._events.put(_Event(name, _Ended(None, stats)))
-
-    def _watch(self, name: str, replica: Replica, hung_s: float) -> None:
-        while not self._closed.wait(PING_EVERY_S):
-            try:
-                replica.ping(deadline_s=hung_s)
-            except (ConnectionError, TimeoutError) as error:
-                self._events.put(_Event(name, _Ended(error)))
-                return
 
     def _end(self, name: str, ended: _Ended, lose: Callable[[str, BaseException], None]) -> None:
         """A call of a replica is over: count it, or take back what the replica owes."""

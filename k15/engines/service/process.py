@@ -23,12 +23,16 @@ BAD_INPUT = 2  # exit code
 class Service:
     """A child process that serves one engine. It ends when this process does, by whatever cause."""
 
+    ours = True
+
     def __init__(self, module: str, process: "subprocess.Popen[bytes]", token: str, log_path: Path) -> None:
         self.module = module
         self.process = process
         self.token = token
         self.log_path = log_path
-        self.port = 0
+        self.host, self.port = "127.0.0.1", 0
+        self.session = secrets.token_hex(8)
+        self._why = ""
 
     @classmethod
     def launch(
@@ -39,14 +43,16 @@ class Service:
         log_path: Path,
         python: str = sys.executable,
         env: Mapping[str, str] | None = None,
+        token: str = "",
     ) -> Self:
         """Start `python -m module --config FILE` at once; `env` is laid over this process's variables.
 
-        The configuration and the log lie at `log_path` (suffix .json and as given).
+        The configuration and the log lie at `log_path` (suffix .json and as given). Without a `token` it gets
+        one of its own.
         """
         config_path = log_path.with_suffix(".json")
         config_path.write_text(json.dumps(dict(config)))
-        token = secrets.token_urlsafe(32)
+        token = token or secrets.token_urlsafe(32)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [python, "-m", module, "--config", str(config_path)],
@@ -108,14 +114,18 @@ class Service:
             return f"{self.module} (pid {self.process.pid}) broke off a call; its log:\n{self.last_lines()}"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         who = f"{self.module} (pid {self.process.pid})"
+        if self._why:
+            how = f"was ended: {self._why}"
         return f"{who} {how}; its last lines ({self.log_path}):\n{self.last_lines()}"
 
     def last_lines(self) -> str:
         """The end of its log."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
-    def stop(self) -> int:
+    def stop(self, why: str = "") -> int:
         """End it: politely, then by force. Returns the exit code; a dead one is no error."""
+        if self.alive:
+            self._why = why
         for end in (self.process.terminate, self.process.kill):
             if self.process.poll() is None:
                 end()
@@ -144,10 +154,14 @@ class Service:
         return error
 
 
-def launch_sampler(settings: SamplerSettings, *, log_path: Path, python: str = sys.executable) -> Service:
+def launch_sampler(
+    settings: SamplerSettings, *, log_path: Path, python: str = sys.executable, token: str = ""
+) -> Service:
     """Start a sampler service without waiting for it."""
     env = environment(device=settings.device, threads=settings.threads)
-    return Service.launch("stages.sampler", settings.resolved(), log_path=log_path, python=python, env=env)
+    return Service.launch(
+        "stages.sampler", settings.resolved(), log_path=log_path, python=python, env=env, token=token
+    )
 
 
 def launch_trainer(settings: TrainerSettings, *, log_path: Path, python: str = sys.executable) -> Service:

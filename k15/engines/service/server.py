@@ -24,6 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from k15.engines.service.messages import NO_SPACE, Empty, Failure
+from k15.engines.service.settings import TOKEN_VARIABLE
 from k15.engines.service.streams import Stream
 
 STATUS = {FloatingPointError: 409, ValueError: 422, ConnectionError: 502, TimeoutError: 504}
@@ -36,12 +37,14 @@ log = logging.getLogger(__name__)
 class Endpoint:
     """One call: the type of its body and what runs on the engine's thread.
 
-    One that `streams` returns a generator of its answer's parts, None where a step made none.
+    One that `streams` returns a generator of its answer's parts, None where a step made none. One that is
+    `direct` runs on the server's thread, whatever the engine does: it must be quick and raise nothing.
     """
 
     body: type
     run: Callable[[Any], Any]
     streams: bool = False
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +55,28 @@ class _Work:
 
 
 class Server:
-    """Serves endpoints under /<name> on 127.0.0.1, to callers with the token, until stopped.
+    """Serves endpoints under /<name> on `host`, to callers with the token, until stopped.
 
     Bad input is answered 422, a wrong token 401, a missed deadline 504, an unreachable peer 502.
     A fault is answered 500 with its message, and then ends the service: an engine is not trusted after one.
     A call that a signal breaks off is answered 503.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], *, token: str) -> None:
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], *, token: str, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        """`port` 0: one that is free. ValueError without a token, or where the address cannot be had."""
         if not token:
-            raise ValueError("a service needs a token: set K15_SERVICE_TOKEN")
+            raise ValueError(f"a service needs a token: set {TOKEN_VARIABLE}")
         self._token = token.encode()
         self._work: queue.SimpleQueue[_Work | Stream | None] = queue.SimpleQueue()
-        answers = {name: self._route(endpoint) for name, endpoint in endpoints.items()}
-        answers["health"] = self._direct(lambda: None)
-        answers["stop"] = self._direct(lambda: self._work.put(None))
+        own = {
+            "health": Endpoint(Empty, lambda _: Empty(), direct=True),
+            "stop": Endpoint(Empty, self._stop, direct=True),
+        }
+        answers = {name: self._route(endpoint) for name, endpoint in {**own, **endpoints}.items()}
         routes = [Route(f"/{name}", answer, methods=["POST"]) for name, answer in answers.items()]
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = bound(host, port)
         self.port: int = self._socket.getsockname()[1]
         settings = uvicorn.Config(
             Starlette(routes=routes),
@@ -130,6 +137,8 @@ class Server:
                 body = decoder.decode(await request.body())
             except msgspec.DecodeError as error:
                 return _response(422, Failure(f"{request.url.path}: {error}"))
+            if endpoint.direct:
+                return _response(200, endpoint.run(body))
             if endpoint.streams:
                 stream = Stream(endpoint.run, body)
                 self._work.put(stream)
@@ -140,14 +149,21 @@ class Server:
 
         return answer
 
-    def _direct(self, act: Callable[[], None]) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            if not self._authorised(request):
-                return _response(401, Failure("wrong or missing bearer token"))
-            act()
-            return _response(200, Empty())
+    def _stop(self, _: Empty) -> Empty:
+        self._work.put(None)
+        return Empty()
 
-        return answer
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at that address; ValueError where it is another host's, or taken."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port is free once its last owner is dead
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise ValueError(f"nothing can listen on {host}:{port} here: {error.strerror or error}") from error
+    return made
 
 
 def _response(status: int, body: Any) -> Response:

@@ -16,7 +16,11 @@ class SamplerSettings(Config):
     """The rollout service."""
 
     model_dir: str
-    version: int = Field(0, ge=0, description="policy version of the weights in model_dir")
+    version: int = Field(
+        0, ge=-1, description="policy version of the weights in model_dir; -1: of none, a trainer sends them"
+    )
+    listen: str = Field("127.0.0.1", description="address of this host that it serves on")
+    port: int = Field(0, ge=0, lt=65536, description="0: one that is free")
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(1, ge=1)

@@ -22,6 +22,7 @@ from k15.records import Answer, SamplePart, SampleRequest, SampleStats, TensorSp
 
 BLOCK_TOKENS = 32  # the CPU backend refuses 16, and its default caches no prefix
 MIN_BATCHED_TOKENS = 8192
+NO_VERSION = -1
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,10 @@ class VllmSampler:
         version: int = 0,
         ledger: TokenLedger | None = None,
     ) -> None:
-        """Serve the weights in `model_dir` as `version`. The process needs vllm.environment's variables."""
+        """Serve the weights in `model_dir` as `version`; with NO_VERSION those that a trainer sends.
+
+        The process needs vllm.environment's variables.
+        """
         self._ledger = ledger
         self.version = version
         self._model_dir = model_dir
@@ -101,6 +105,8 @@ class VllmSampler:
         Streams that run at the same time share the engine's batch, and each other's steps.
         """
         end_s = time.monotonic() + deadline_s
+        if self.version == NO_VERSION:
+            raise ValueError("no weights yet: a trainer is to send a version first")
         for index, request in enumerate(requests):
             self._check(index, request)
         core = self._engine.engine_core
@@ -133,10 +139,14 @@ class VllmSampler:
             self._ledger.write()
 
     def attach(self, receiver: WeightReceiver, layout: Sequence[TensorSpec]) -> None:
-        """Take weights from `receiver` from now on; ValueError where `layout` is not this model's."""
+        """Take weights from `receiver` from now on; ValueError where `layout` is not this model's.
+
+        Those of another receiver, from a trainer before, are no version of this one's.
+        """
         check_layout(layout, self._model_dir)
         if self._receiver is not None:
             self._receiver.close()
+            self.version, self._checksum = NO_VERSION, None
         self._receiver, self._layout = receiver, tuple(layout)
 
     @property
