@@ -1,16 +1,21 @@
 """The nouns of judging programs: what a sandbox is asked and what it answers.
 
 Plain frozen dataclasses that msgspec carries as JSON. Arguments and expected values of calls are value trees
-(k15.engines.sandbox.inside.values.encode).
+(k15.values.encode).
 """
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import msgspec
 
 from k15.records import Status
 
 Style = Literal["stdio", "calls", "asserts"]
 Checker = Literal["tokens", "lines", "exact", "numbers"]
+Comparison = Literal["equal", "members", "presence", "any"]
+FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Call:
     arguments: Any  # the tree of a tuple
     expected: Any = None
     checked: bool = True
+    # members: equal as sets; presence: a truth value, or whether there is a value; any: one of those expected
+    comparison: Comparison = "equal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +88,50 @@ class JobResult:
     cases: tuple[CaseResult, ...]
     isolation: str  # "crun" | "bubblewrap"
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What a program must pass: the reference of a prompt whose reward is "code"."""
+
+    language: str
+    style: Style
+    cases: tuple[Case, ...]
+    entry_point: str = ""
+    checker: Checker = "tokens"
+    tolerance: float = 0.0
+    limits: Limits = field(default_factory=Limits)
+    preamble: str = ""  # source that the question gives, and that a response need not repeat
+
+    def job(self, program: str, *, deadline_s: float) -> Job:
+        """The program with its tests."""
+        return Job(
+            self.language,
+            with_preamble(self.preamble, program),
+            self.style,
+            self.cases,
+            self.entry_point,
+            self.checker,
+            self.tolerance,
+            self.limits,
+            deadline_s,
+        )
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """ValueError names the field that is missing or wrong."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"no suite of tests: {error}") from None
+
+
+def with_preamble(preamble: str, program: str) -> str:
+    """Both in one source; what Python wants at the head of a program stays there."""
+    if not preamble:
+        return program
+    return "\n".join([*FUTURE.findall(program), preamble, FUTURE.sub("", program)])

@@ -46,7 +46,7 @@ def body(ctx: StageContext, recipe: EvaluateRecipe) -> None:
     )
     outcomes: dict[str, list[Outcome]] = {}
     server = ModelServer(ctx, max_tokens=max_tokens, precision=recipe.precision)
-    with closing(server), open_judge(prompts, cores=ctx.job.resources.cores) as judge:
+    with closing(server), open_judge(prompts, ctx.job.resources, ctx.scratch) as judge:
         for number, (name, directory) in enumerate(directories.items()):
             ctx.progress(number, len(names), "models")
             outcomes[name] = evaluate_model(server.serve(directory), tokenizers[name], recipe, prompts, judge)

@@ -41,7 +41,7 @@ def body(ctx: StageContext, recipe: PathsRecipe) -> None:
     asked = {prompt.id: encoded(tokenizer, prompt, recipe.instruction) for prompt in prompts}
     max_tokens = recipe.max_response_tokens + longest(list(asked.values()))
     server = ModelServer(ctx, max_tokens=max_tokens, precision=recipe.precision)
-    with closing(server), open_judge(prompts, cores=ctx.job.resources.cores) as judge:
+    with closing(server), open_judge(prompts, ctx.job.resources, ctx.scratch) as judge:
         write(ctx, recipe, server.serve(directory), tokenizer, prompts, asked, judge)
 
 

@@ -89,7 +89,7 @@ def play_missing_rounds(
     """The rounds after `start`, with the services up for as long as they last."""
     max_tokens = longest(list(encoded.values())) + recipe.max_response_tokens
     with (
-        open_judge(prompts.values(), cores=ctx.job.resources.cores) as judge,
+        open_judge(prompts.values(), ctx.job.resources, ctx.scratch) as judge,
         policy_services(ctx, recipe, start.model_dir, version=start.version, max_tokens=max_tokens) as (
             trainer,
             sampler,

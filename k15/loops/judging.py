@@ -9,9 +9,10 @@ from k15.ports import Reward
 from k15.recipes.rl import RlRecipe
 from k15.records import End, Group, Prompt, Status, Trajectory, Verdict
 from k15.records import Sequence as TrainingRow
-from k15.rewards import judge_all
+from k15.rewards import judge_all, statement
 
 MIN_JUDGED = 2  # a baseline needs another response
+MAX_SHOWN = 200  # characters of a reference
 
 
 def judge_group(
@@ -20,17 +21,18 @@ def judge_group(
     """A verdict for every response; a truncated one is wrong, since it states no final answer.
 
     One that was given up is unjudged. Where none is correct, the judge must accept the reference itself:
-    otherwise all are unjudged, for the judge cannot tell right from wrong here.
+    otherwise all are unjudged, for the judge cannot tell right from wrong here. (Tests alone, with no
+    published program, are no answer that could be judged.)
     """
     ended = [trajectory for trajectory in group.trajectories if trajectory.segments[-1].end is End.STOP]
     judged = iter(judge_all(judge, [(prompt, decode(trajectory.token_ids)) for trajectory in ended]))
     verdicts = [_cut(trajectory) or next(judged) for trajectory in group.trajectories]
     if any(verdict.status is Status.CORRECT for verdict in verdicts):
         return tuple(verdicts)
-    own = judge(prompt, f"\\boxed{{{prompt.reference}}}")
-    if own.status is Status.CORRECT:
+    published = statement(prompt).published(prompt)
+    if published is None or (own := judge(prompt, published)).status is Status.CORRECT:
         return tuple(verdicts)
-    reason = f"no judge accepts the reference {prompt.reference!r}" + (
+    reason = f"no judge accepts the reference {prompt.reference[:MAX_SHOWN]!r}" + (
         f": {own.reason}" if own.reason else ""
     )
     return tuple(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from k15.ports import Reward
 from k15.records import Prompt, Status
-from k15.rewards.answer import last_answer
+from k15.rewards import statement
 
 RIGHT = 0
 
@@ -16,12 +16,12 @@ def answer_classes(
     """A number for each response, the same for equal answers; None where it states none or is unjudged.
 
     Correct ones are RIGHT: they equal the reference. A wrong one joins the first that the grader, with that
-    as the reference, accepts it for.
+    as the reference, accepts it for; a wrong program only its own copies.
     """
     known: list[str] = []
     classes: list[int | None] = []
     for response, status in zip(responses, statuses, strict=True):
-        answer = last_answer(response)
+        answer = statement(prompt).stated(prompt, response)
         if status is Status.CORRECT:
             classes.append(RIGHT)
         elif status is Status.UNJUDGED or answer is None:
@@ -37,6 +37,6 @@ def answer_classes(
 
 
 def _same(prompt: Prompt, one: str, other: str, judge: Reward) -> bool:
-    if one == other:
-        return True
+    if one == other or not statement(prompt).is_reference:
+        return one == other
     return judge(replace(prompt, reference=one), f"\\boxed{{{other}}}").status is Status.CORRECT

@@ -1,6 +1,6 @@
 """A pipeline: named stages, what each reads, its recipe, and what it may use of the machine."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,10 @@ class Resources(Config):
         "", description="http://host:2379 of an etcd that lists such samplers; they may come late"
     )
     sampler_pool: str = Field("default", description="of those in etcd; a pool serves one run at a time")
+    isolation: Literal["crun", "bubblewrap"] = Field(
+        "crun",
+        description="around programs that are judged; bubblewrap is weaker, but needs no root",
+    )
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)
     checkpoint_every_steps: int = Field(

@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from k15.ports import Reward, RewardPorts
 from k15.records import Prompt, Status, Verdict
-from k15.rewards import math, reasoning_gym
+from k15.rewards import code, math, reasoning_gym
+from k15.rewards.answer import ANSWER, Statement
 
 REWARDS: dict[str, Callable[[RewardPorts], Reward]] = {
+    "code": code.build,
     "math": math.build,
     "reasoning_gym": reasoning_gym.build,
 }
+PROGRAMS = {"code": code.STATEMENT}  # the other rewards read answers
 TRIES = 2  # of what comes back unjudged: a worker or a service may be up again
 AT_ONCE = 32
 
@@ -43,3 +46,8 @@ def judge_all(judge: Reward, responses: Sequence[tuple[Prompt, str]]) -> list[Ve
         return [judge(prompt, response) for prompt, response in responses]
     with ThreadPoolExecutor(min(AT_ONCE, len(responses)), thread_name_prefix="judge") as pool:
         return list(pool.map(lambda pair: judge(*pair), responses))
+
+
+def statement(prompt: Prompt) -> Statement:
+    """How responses to `prompt` state what its reward judges."""
+    return PROGRAMS.get(prompt.reward, ANSWER)

@@ -14,6 +14,10 @@ A mark without an answer (a box that does not close, an empty line) states none:
 """
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from k15.records import Prompt
 
 MARK = "#### "
 MAX_CHARACTERS = 1000  # a longer answer is prose or hostile, and states none
@@ -66,3 +70,18 @@ def _braced(text: str) -> str:
         if not depth:
             return text[:position]
     return ""
+
+
+class Statement(NamedTuple):
+    """How responses to the prompts of a reward state what is judged."""
+
+    stated: Callable[[Prompt, str], str | None]  # by a response; None: nothing
+    published: Callable[[Prompt], str | None]  # a response that must be correct; None where none is known
+    is_reference: bool  # whether what is stated could stand as a prompt's reference, and others be compared
+
+
+ANSWER = Statement(
+    stated=lambda _, response: last_answer(response),
+    published=lambda prompt: f"\\boxed{{{prompt.reference}}}",
+    is_reference=True,
+)

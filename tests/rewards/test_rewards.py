@@ -2,9 +2,11 @@
 
 import json
 import threading
+from collections.abc import Iterator
 
 import pytest
 
+from k15.engines.sandbox.client import Sandbox
 from k15.ports import Reward, RewardPorts
 from k15.records import Part, Prompt, Status, Verdict
 from k15.rewards import REWARDS, judge_all, judging
@@ -15,8 +17,9 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def judge(equivalence: ComparisonPool) -> Reward:
-    return judging(set(REWARDS), RewardPorts(equivalence=equivalence))
+def judge(equivalence: ComparisonPool) -> Iterator[Reward]:
+    with Sandbox(1, "nobody listens there") as nowhere:
+        yield judging(set(REWARDS), RewardPorts(equivalence=equivalence, sandbox=nowhere))
 
 
 def posed(reference: str, reward: str = "math", **metadata: object) -> Prompt:
@@ -113,7 +116,7 @@ def test_no_reward_raises(judge: Reward, reward: str, text: str) -> None:
 
 
 def test_an_unknown_reward_is_refused_and_named() -> None:
-    with pytest.raises(ValueError, match="no reward maths; prompts may name math"):
+    with pytest.raises(ValueError, match="no reward maths; prompts may name code, math"):
         judging({"math", "maths"}, RewardPorts())
 
 

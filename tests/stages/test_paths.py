@@ -7,6 +7,7 @@ import pytest
 
 from k15.recipes.data import BaseRecipe
 from k15.recipes.paths import PathsRecipe
+from k15.recipes.pipeline import Resources
 from k15.recipes.supervised import LongCotRecipe, Optimizer, SftRecipe
 from k15.records import Part, Prompt, Status
 from k15.store.job import Job
@@ -70,7 +71,7 @@ def test_long_verified_paths_are_found_and_fitted(fitted: LocalInput, tmp_path: 
     posed = {prompt.text: prompt for prompt in prompts}
     kept = demonstrations_from_table(table, "paths")
     assert ASKED[3] in {row.prompt for row in kept}  # what follows 3 is 4
-    with open_judge(prompts, cores=1) as judge:
+    with open_judge(prompts, Resources(), tmp_path) as judge:
         assert all(judge(posed[row.prompt], row.response).status is Status.CORRECT for row in kept)
     samples = context.written["samples.parquet"].to_pylist()
     assert len(samples) == context.summary["responses"] == 8 * 24

@@ -40,6 +40,11 @@ CHECKERS: dict[str, Callable[[str, str, float], bool]] = {
 }
 
 
+def accepted_value(comparison: str, expected: Any, actual: Any, tolerance: float) -> bool:
+    """Whether the value tree `actual` is accepted by a comparison of COMPARISONS."""
+    return COMPARISONS[comparison](expected, actual, tolerance)
+
+
 def same_value(expected: Any, actual: Any, tolerance: float) -> bool:
     """Whether two value trees stand for equal Python values; floats within `tolerance`, absolute.
 
@@ -106,3 +111,32 @@ def _order(tree: Any) -> str:
     if _is_tagged(tree) and isinstance(tree["of"], list):
         return f"t{tree['tag']}{[_order(item) for item in tree['of']]}"
     return f"j{json.dumps(tree, sort_keys=True)}"
+
+
+def _same_members(expected: Any, actual: Any, tolerance: float) -> bool:
+    """Whether two containers have the same members, however often and in whatever order."""
+    if not (_is_tagged(expected) and _is_tagged(actual)) or {expected["tag"], actual["tag"]} - CONTAINERS:
+        return False
+    wanted, given = (
+        list({_order(item): item for item in tree["of"]}.values()) for tree in (expected, actual)
+    )
+    return same_value({"tag": "set", "of": wanted}, {"tag": "set", "of": given}, tolerance)
+
+
+def _present(expected: Any, actual: Any, _: float) -> bool:
+    """Whether `actual` is the truth value expected or, where it is none, there is a value as expected."""
+    return bool((actual if isinstance(actual, bool) else actual is not None) == expected)
+
+
+def _any_of(expected: Any, actual: Any, tolerance: float) -> bool:
+    """Whether `actual` equals a member of `expected`, a list or a tuple."""
+    return any(same_value(member, actual, tolerance) for member in expected["of"])
+
+
+CONTAINERS = {"list", "tuple", "set", "frozenset", "deque", "iterator"}
+COMPARISONS: dict[str, Callable[[Any, Any, float], bool]] = {
+    "equal": same_value,
+    "members": _same_members,
+    "presence": _present,
+    "any": _any_of,
+}

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from k15 import values
 from k15.engines.sandbox import inside
 
-INSIDE = Path(inside.__file__).parent
-INSIDE_SLOT = "/k15/k15/engines/sandbox/inside"
+# Of this package, what a slot runs: where it is in the slot, and here.
+INSIDE = {
+    "/k15/k15/engines/sandbox/inside": str(Path(inside.__file__).parent),
+    "/k15/k15/values.py": str(Path(values.__file__)),
+}
 PROGRAM = "k15.engines.sandbox.inside.server"
 PYTHON = "/usr/bin/python3"
 # Of the host (or of the image that the service runs in), and nothing else of it.
@@ -58,6 +62,7 @@ def make_rootfs(root: Path) -> None:
         *(path[1:] for path in SHOWN),
     ):
         (root / folder).mkdir(parents=True)
+    (root / "k15" / "k15" / "values.py").touch()
     for name, target in LINKS.items():
         (root / name).symlink_to(target)
     (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n")
@@ -89,7 +94,9 @@ def bubblewrap_command(root: Path) -> tuple[list[str], dict[str, str]]:
     command += ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     for path in shown():
         command += ["--ro-bind", path, path]
-    command += ["--ro-bind", str(INSIDE), INSIDE_SLOT, "--chdir", "/tmp", "--clearenv"]
+    for place, source in INSIDE.items():
+        command += ["--ro-bind", source, place]
+    command += ["--chdir", "/tmp", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
     command += ["--cap-drop", "ALL", *(word for name in CAPABILITIES for word in ("--cap-add", name))]
@@ -100,7 +107,7 @@ def _config(root: Path, index: int) -> dict[str, Any]:
     """The OCI runtime configuration of a slot."""
     users = [{"containerID": 0, "hostID": FIRST_HOST_USER + index * USERS_PER_SLOT, "size": USERS_PER_SLOT}]
     read_only = ["rbind", "ro", "nosuid", "nodev"]
-    binds = {**{path: path for path in shown()}, INSIDE_SLOT: str(INSIDE)}
+    binds = {**{path: path for path in shown()}, **INSIDE}
     return {
         "ociVersion": "1.0.0",
         "root": {"path": str(root), "readonly": True},

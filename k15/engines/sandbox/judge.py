@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from k15.engines.sandbox.check import CHECKERS, same_output, same_value
+from k15.engines.sandbox.check import CHECKERS, accepted_value, same_output
 from k15.engines.sandbox.languages import LANGUAGES
 from k15.engines.sandbox.slots import ANSWERS, ERRORS, OUTPUT, Outcome, World
 from k15.programs import Case, CaseResult, Job
@@ -35,6 +35,12 @@ def refuse(job: Job, *, memory_mb: int) -> None:
     for index, case in enumerate(job.cases):
         if job.style == "calls" and not case.calls:
             raise ValueError(f"cases[{index}].calls: there are none")
+        for place, call in enumerate(case.calls):
+            several = isinstance(call.expected, dict) and isinstance(call.expected.get("of"), list)
+            if call.comparison == "any" and not several:
+                raise ValueError(
+                    f"cases[{index}].calls[{place}].expected: any compares with a list of values"
+                )
         if job.style == "asserts":
             _refuse_tests(case.tests, index)
 
@@ -155,7 +161,9 @@ def _calls(job: Job, case: Case, outcome: Outcome) -> tuple[str, str]:
             if "error" in answer:
                 return f"call {number} raised {answer['error']!s:.40}: {answer.get('text', '')!s:.200}", ""
             given.append(answer["value"])
-            if call.checked and not same_value(call.expected, answer["value"], job.tolerance):
+            if call.checked and not accepted_value(
+                call.comparison, call.expected, answer["value"], job.tolerance
+            ):
                 return f"call {number} gave a wrong value", ""
         except (IndexError, ValueError, KeyError, TypeError, RecursionError):
             return f"call {number} was not answered", ""

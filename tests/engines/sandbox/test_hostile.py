@@ -3,10 +3,10 @@
 import pytest
 
 from k15.engines.sandbox.client import Sandbox
-from k15.engines.sandbox.inside.values import encode
 from k15.engines.sandbox.languages import LANGUAGES
 from k15.programs import Call, Case, Job, Limits
 from k15.records import Status
+from k15.values import encode
 from tests.engines.sandbox.conftest import stdio
 from tests.engines.sandbox.hostile import HOSTILE, PRELUDE
 

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from k15.engines.sandbox.client import Sandbox
-from k15.engines.sandbox.inside.values import encode
 from k15.engines.sandbox.languages import LANGUAGES
 from k15.engines.service.process import Service
 from k15.programs import Call, Case, Job, Limits
 from k15.records import Status
+from k15.values import encode
 from tests.engines.sandbox.conftest import LIMITS, stdio
 
 pytestmark = pytest.mark.engine

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from k15.engines.sandbox.inside.values import decode, encode
+from k15.values import decode, encode
 
 CHANNEL = 3  # descriptor: answers out of `serve`, calls and answers of `tests`
 FAILED = 1

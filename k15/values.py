@@ -1,7 +1,8 @@
 """Python values as JSON trees: what crosses between a solution and whoever judges it. Never pickle.
 
 A tree is null, a boolean, a string, a finite float, a small integer, or {"tag": …, "of": …}. Objects of no
-known kind travel as references: only the process that made one can look into it.
+known kind travel as references: only the process that made one can look into it. Slots of the sandbox run
+this file by itself, with their own Python: it needs nothing but the standard library.
 """
 
 import datetime
