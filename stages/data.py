@@ -12,9 +12,10 @@ from k15.recipes.data import DataRecipe
 from k15.rewards.pool import ComparisonPool
 from k15.stage import StageContext, run_stage
 from k15.store.tables import Demonstration, demonstrations_to_table, prompts_to_table, text_to_table
-from k15.tasks import families, jsonl
+from k15.tasks import code, families, jsonl, solutions
 from k15.tasks.corpus import Corpus, Response, from_families, from_questions
 from k15.tasks.problem import Problem
+from stages.rewards import open_sandbox
 
 log = logging.getLogger("stages.data")
 QUESTIONS, HELDOUT_QUESTIONS = "questions", "heldout_questions"
@@ -34,11 +35,27 @@ def body(ctx: StageContext, recipe: DataRecipe) -> None:
 
 
 def read_questions(ctx: StageContext, role: str) -> list[Problem]:
-    """The problems of a user's file; ValueError where the grader cannot read a reference."""
-    lines = ctx.inputs[role].read_bytes().decode("utf-8").splitlines()
+    """The problems of a user's file; ValueError where the grader cannot accept a reference."""
+    lines = ctx.inputs[role].read_bytes().decode("utf-8").split("\n")
+    if code.holds_code(lines):
+        return solved(ctx, list(code.drafts(lines, where=f"files.{role}", task=QUESTIONS)))
     rows = list(jsonl.rows(lines, where=f"files.{role}", task=QUESTIONS))
     with ComparisonPool(ctx.job.resources.cores) as pool:
         jsonl.check_references(rows, pool)
+    return [row.problem for row in rows]
+
+
+def solved(ctx: StageContext, drafts: Sequence[code.Draft]) -> list[Problem]:
+    """Programming problems with what their published solutions answer."""
+    with open_sandbox(ctx.job.resources, ctx.scratch) as sandbox:
+        found = solutions.solve(drafts, sandbox)
+    rows = solutions.rows(found)
+    for one in found:
+        for reason in one.left_out:
+            log.info("left_out=%r reason=%r", one.draft.where, reason)
+    ctx.summary["inputs_left_out"] = ctx.summary.get("inputs_left_out", 0) + sum(
+        len(one.left_out) for one in found
+    )
     return [row.problem for row in rows]
 
 

@@ -1,13 +1,12 @@
 """Demonstrations: how a problem is answered in each style.
 
 RL can choose between strategies only where the demonstrations differ in theirs.
-Every response states its answer in a line `#### 57`, as GSM8K publishes its own.
+Every response states its answer in a line `#### 57`, as GSM8K publishes its own, or its program in a block.
 """
 
 from collections.abc import Callable
 from random import Random
 
-from k15.rewards.answer import MARK
 from k15.tasks.problem import Problem, Step
 
 REFLECTION = "Wait. Let me look again. Is that right? I think so. Yes."
@@ -22,7 +21,7 @@ Style = Callable[[Problem, Random], str]
 
 def direct(problem: Problem, random: Random) -> str:  # noqa: ARG001 (one signature for all styles)
     """The answer alone."""
-    return MARK + problem.answer
+    return problem.stated
 
 
 def short(problem: Problem, random: Random) -> str:
@@ -32,9 +31,9 @@ def short(problem: Problem, random: Random) -> str:
 
 def given(problem: Problem, random: Random) -> str:
     """The solution as its data set gives it, then the answer."""
-    if not problem.solution:
+    if not problem.solution and not problem.program:
         raise ValueError(f"style given: task {problem.task} has no solutions of its own; use direct or short")
-    return "\n".join([problem.solution, direct(problem, random)])
+    return "\n".join([*_work(problem), direct(problem, random)])
 
 
 def reflective(problem: Problem, random: Random) -> str:

@@ -60,7 +60,7 @@ def rows(lines: Iterable[str], *, where: str, task: str) -> Iterator[Row]:
     """As `problems`, with the published responses."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _row(_object(line, f"{where}: line {number}"), f"{where}: line {number}", task)
+            yield _row(parsed(line, f"{where}: line {number}"), f"{where}: line {number}", task)
 
 
 def check_references(rows: Iterable[Row], equivalence: Equivalence) -> None:
@@ -81,7 +81,8 @@ def self_check(rows: Iterable[Row], judge: Reward) -> list[tuple[Row, Verdict]]:
     return [pair for pair in zip(posed, verdicts, strict=True) if pair[1].status is not Status.CORRECT]
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def parsed(line: str, where: str) -> dict[str, Any]:
+    """The object of a line; ValueError names `where`."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from k15.rewards.answer import MARK
+from k15.rewards.program import fenced
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -39,3 +42,15 @@ class Problem:
     metadata: str = "{}"  # JSON
     steps: tuple[Step, ...] = ()
     solution: str = ""
+    program: str = ""  # Python that passes; of reward "code"
+
+    @property
+    def stated(self) -> str:
+        """The answer as a response states it; ValueError where none is published."""
+        if self.reward == "code":
+            if not self.program:
+                raise ValueError(
+                    f"task {self.task} has tests, but no program to show; leave demonstrations out"
+                )
+            return fenced(self.program, "python")
+        return MARK + self.answer

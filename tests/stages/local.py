@@ -20,11 +20,15 @@ ADDITIONS = [(a, b) for a in range(12) for b in range(12)]
 
 @dataclass
 class LocalInput:
-    """An artifact's part in a folder, or one table of it."""
+    """An artifact's part in a folder, or one table of it, or a file's bytes."""
 
     directory: Path = Path()
     tables: dict[str, pyarrow.Table] = field(default_factory=dict)
     uri: str = "local://input"
+    content: bytes = b""
+
+    def read_bytes(self) -> bytes:
+        return self.content
 
     def download(self, directory: Path) -> Path:
         return Path(shutil.copytree(self.directory, directory))
