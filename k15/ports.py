@@ -56,6 +56,9 @@ class Trainer(Protocol):
         `settings` is a recipes.rl.PolicyUpdate; `lr` the rate of this round.
         """
 
+    def logprobs(self, rows: Sequence[Any]) -> list[list[float]]:
+        """For each records.Sequence the log-probs of its loss tokens, under the weights now."""
+
     def layout(self) -> list[TensorSpec]:
         """The HF tensors in transfer order, with offsets into one buffer."""
 

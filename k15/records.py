@@ -180,7 +180,7 @@ Answer = tuple[int, list[Segment]]  # the index of a request, and its num_sample
 
 @dataclass(frozen=True, slots=True)
 class SampleStats:
-    """What one call of a sampler did. Tokens of prompts count once per sample."""
+    """What one call of a sampler did, or did so far. Tokens of prompts count once per sample."""
 
     num_requests: int = 0
     num_tokens: int = 0  # sampled
@@ -189,6 +189,7 @@ class SampleStats:
     num_continued_tokens: int = 0  # as num_prompt_tokens, of continued responses only
     num_continued_cached_tokens: int = 0
     num_moved: int = 0  # responses that a lost replica owed, sampled from their start by another one
+    num_left: int = 0  # responses that one owed, and that no other had time for: they have no new token
     seconds: float = 0.0
     lost: tuple[str, ...] = ()  # replicas lost since the call before, each with the reason
     shares: tuple[tuple[str, float], ...] = ()  # of the tokens, by replica where there are several

@@ -98,7 +98,11 @@ class RoundCommit:
         ctx, number = self._ctx, played.number
         content = {**played.state(), "row": row}
         if not ctx.store.commit_round(ctx.job.key, number, upload.result(), content):
-            raise RuntimeError(f"round {number} was committed by another writer; this one lost its lease")
+            self._journals.forget(number)
+            raise RuntimeError(
+                f"round {number} was committed late by a process of this stage that had lost its lease; a "
+                f"rerun continues after that round"
+            )
         log.debug("round=%d at=committed", number)
         self._journals.clear(number)
         return row

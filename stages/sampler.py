@@ -1,6 +1,7 @@
 """The rollout service: vLLM behind HTTP. Started by k15.engines.service.process.Service."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import TYPE_CHECKING
 from k15.engines.identity import model_identity
 from k15.engines.service.holder import Holder
 from k15.engines.service.main import run_service
-from k15.engines.service.messages import ChannelCall, Empty, HealthCall, Needs, Opened, SampleCall, UpdateCall
+from k15.engines.service.messages import (
+    ChannelCall,
+    Empty,
+    Health,
+    HealthCall,
+    Needs,
+    Opened,
+    SampleCall,
+    UpdateCall,
+)
 from k15.engines.service.server import Endpoint
 from k15.engines.service.settings import SamplerSettings
 from k15.records import SamplePart
@@ -24,6 +34,7 @@ class SamplerService:
     def __init__(self, sampler: "VllmSampler", settings: SamplerSettings) -> None:
         self._sampler, self._settings = sampler, settings
         self._holder = Holder()
+        self._step_began: float | None = None  # of the engine, if it is at one
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Each call under its name."""
@@ -37,8 +48,19 @@ class SamplerService:
 
     def _sample(self, call: SampleCall) -> Iterator[SamplePart | None]:
         self._holder.check(call.session)
-        for part in self._sampler.stream(call.requests, deadline_s=call.deadline_s):
-            yield part if part.answers or part.stats else None
+        parts = self._sampler.stream(call.requests, deadline_s=call.deadline_s)
+        try:
+            while (part := self._stepped(parts)) is not None:
+                yield part if part.answers or part.stats else None
+        finally:
+            parts.close()
+
+    def _stepped(self, parts: Iterator[SamplePart]) -> SamplePart | None:
+        self._step_began = time.monotonic()
+        try:
+            return next(parts, None)
+        finally:
+            self._step_began = None
 
     def _channel(self, call: ChannelCall) -> Opened:
         from k15.engines.channels import open_receiver  # noqa: PLC0415  see run_service
@@ -62,9 +84,10 @@ class SamplerService:
         self._sampler.update(call.ticket, deadline_s=call.deadline_s)
         return Opened(self._sampler.copy)
 
-    def _health(self, call: HealthCall) -> Empty:
+    def _health(self, call: HealthCall) -> Health:
         self._holder.heard(call.session)
-        return Empty()
+        began = self._step_began
+        return Health(0.0 if began is None else time.monotonic() - began)
 
     def _release(self, call: HealthCall) -> Empty:
         self._holder.release(call.session)

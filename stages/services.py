@@ -15,6 +15,7 @@ from k15.engines.service.messages import Needs
 from k15.engines.service.pool import SamplerPool
 from k15.engines.service.process import Service, launch_sampler, launch_trainer
 from k15.engines.service.settings import SamplerSettings, TrainerSettings
+from k15.engines.service.watch import Watch
 from k15.recipes.rl import RlRecipe
 from k15.records import TensorSpec
 from k15.stage.context import StageContext
@@ -26,6 +27,7 @@ MAX_NUM_SEQS = 512
 MIN_KV_CACHE_BYTES = 64 << 20
 KV_CACHE_SHARE = 0.25  # of the stage's declared memory
 TRANSFER_S = 600.0
+TRAINER_HUNG_S = 300.0  # without an answer of its process: a save of a large shard lets none through
 BLOCK_TOKENS = 32  # of the sampler's cache
 
 
@@ -79,6 +81,26 @@ def device(ctx: StageContext) -> str:
     return "cuda" if ctx.job.resources.gpus else "cpu"
 
 
+def trainer_settings(ctx: StageContext, recipe: RlRecipe, sampler: SamplerSettings) -> TrainerSettings:
+    """The trainer of a policy that `sampler` samples from."""
+    resources = ctx.job.resources
+    return TrainerSettings.parse(
+        {
+            "model_dir": sampler.model_dir,
+            "device": sampler.device,
+            "threads": resources.cores,
+            "layout": resources.layout.resolved(),
+            "max_tokens_per_microbatch": recipe.update.max_tokens_per_microbatch,
+            "seed": recipe.seed,
+            "precision": recipe.precision,
+            "recompute": recipe.recompute,
+            "transport": sampler.transport,
+            "host": sampler.host,
+        },
+        where="trainer settings",
+    )
+
+
 @contextmanager
 def policy_services(
     ctx: StageContext, recipe: RlRecipe, model_dir: Path, *, version: int, max_tokens: int
@@ -97,21 +119,7 @@ def policy_services(
         replicas=ctx.job.resources.replicas,
         host=elsewhere.own_address(ctx.job.resources, recipe),
     )
-    training = TrainerSettings.parse(
-        {
-            "model_dir": str(model_dir),
-            "device": settings.device,
-            "threads": ctx.job.resources.cores,
-            "layout": ctx.job.resources.layout.resolved(),
-            "max_tokens_per_microbatch": recipe.update.max_tokens_per_microbatch,
-            "seed": recipe.seed,
-            "precision": recipe.precision,
-            "recompute": recipe.recompute,
-            "transport": recipe.transport,
-            "host": settings.host,
-        },
-        where="trainer settings",
-    )
+    training = trainer_settings(ctx, recipe, settings)
     needs = Needs(model_identity(model_dir), recipe.precision, max_tokens)
     found = elsewhere.found(ctx.job.resources, needs, version=version)
     with ExitStack() as stack:
@@ -128,6 +136,9 @@ def policy_services(
         for replica in replicas.values():
             replica.wait()
         trainer = RemoteTrainer(service, deadline_s=ctx.job.resources.timeout_s)
+        watch = Watch(TRAINER_HUNG_S, lambda name, error: log.error("%s=silent error=%s", name, error))
+        watch.add("trainer", trainer)
+        stack.callback(watch.close)
         pool = SamplerPool(
             replicas,
             trainer.layout(),

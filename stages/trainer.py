@@ -12,6 +12,7 @@ from k15.engines.service.messages import (
     Layout,
     PolicyCall,
     PublishCall,
+    RowsCall,
     SaveCall,
     SupervisedCall,
 )
@@ -38,6 +39,7 @@ class TrainerService:
         return {
             "supervised_step": Endpoint(SupervisedCall, self._supervised_step),
             "policy_update": Endpoint(PolicyCall, self._policy_update),
+            "logprobs": Endpoint(RowsCall, lambda call: self._trainer.logprobs(call.rows)),
             "layout": Endpoint(Empty, lambda _: Layout(tuple(self._trainer.layout()))),
             "publish": Endpoint(PublishCall, self._publish),
             "save": Endpoint(SaveCall, self._save),

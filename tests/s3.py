@@ -61,6 +61,11 @@ class S3Server:
             self._process.wait()
             self._process = None
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def _serves(self) -> bool:
         with closing(socket.socket()) as probe:
             if probe.connect_ex(("127.0.0.1", self._port)):

@@ -5,15 +5,15 @@ from statistics import fmean
 from typing import Any
 
 from k15.loops.history import Row
-from k15.loops.judging import num_judged
+from k15.loops.judging import judged_trajectories, num_judged
 from k15.loops.replay import JudgedGroup, RolloutGroup
 from k15.records import End, Group, Prompt, SampleStats, Status, Trajectory, UpdateStats
 
-COMPUTE = ("rollout_s", "reward_s", "train_s")
+COMPUTE = ("rollout_s", "reward_s", "compare_s", "train_s")
 PERCENTILES = (10, 50, 90, 99)
 BANDS = 4  # of difficulty, equally wide
 OLDEST = 4  # staleness: this many versions and more are one
-EXAMPLES = 2
+EXAMPLES, SHOWN = 2, 4000  # responses of a round, characters of each
 
 
 def rollout_figures(
@@ -65,20 +65,21 @@ def update_figures(
         "loss": stats.loss,
         "gradient_norm": stats.gradient_norm,
         "train_tokens": stats.num_tokens,
-        "mismatch_mean": stats.mismatch_mean,
-        "mismatch_max": stats.mismatch_max,
         **stats.extra,
-        **staleness(trained, version=version),
+        **staleness(trained, training, version=version),
     }
 
 
-def staleness(trained: Sequence[JudgedGroup], *, version: int) -> Row:
-    """Share of the trained tokens by how many versions ago they were sampled; the last bin is open."""
+def staleness(trained: Sequence[JudgedGroup], training: Sequence[Group], *, version: int) -> Row:
+    """Share of the loss tokens by how many versions ago they were sampled; the last bin is open."""
     tokens = [0] * (OLDEST + 1)
-    for group in trained:
-        for trajectory in group.rollouts.trajectories:
+    for group, rows in zip(trained, training, strict=True):
+        for trajectory, row in zip(judged_trajectories(group), rows.sequences, strict=True):
+            start = len(trajectory.prompt_token_ids)
             for segment in trajectory.segments:
-                tokens[min(OLDEST, version - segment.policy_version)] += len(segment.token_ids)
+                end = start + len(segment.token_ids)
+                tokens[min(OLDEST, version - segment.policy_version)] += sum(row.in_loss[start:end])
+                start = end
     total = max(1, sum(tokens))
     shares = {f"staleness/{age}{'_or_more' * (age == OLDEST)}": n / total for age, n in enumerate(tokens)}
     return {**shares, "share_stale": sum(tokens[1:]) / total}
@@ -90,7 +91,7 @@ def timed(row: Row, seconds: Mapping[str, float]) -> Row:
     wall = row["wall_s"]
     sampling, training = row.get("sampling_s", 0.0), row.get("train_s", 0.0)
     return row | {
-        "rollout_tokens_per_s": row["sampled_tokens"] / sampling if sampling else 0.0,
+        "rollout_tokens_per_s": row["engine_tokens"] / sampling if sampling else 0.0,
         "train_tokens_per_s": row["train_tokens"] / training if training else 0.0,
         "idle_sampler": max(0.0, 1 - sampling / wall),
         "idle_trainer": max(0.0, 1 - training / wall),
@@ -113,9 +114,9 @@ def examples_of(
         shown.append(
             {
                 "prompt_id": prompt.id,
-                "prompt": "".join(part.text or f"[{part.kind}]" for part in prompt.parts),
+                "prompt": shortened("".join(part.text or f"[{part.kind}]" for part in prompt.parts)),
                 "reference": prompt.reference,
-                "response": decode(trajectory.token_ids),
+                "response": shortened(decode(trajectory.token_ids)),
                 "status": str(group.verdicts[0].status),
                 "tokens": len(trajectory.token_ids),
                 "segments": [
@@ -125,6 +126,14 @@ def examples_of(
             }
         )
     return tuple(shown)
+
+
+def shortened(text: str) -> str:
+    """At most SHOWN characters of it, from both ends; the whole is in the round's tables."""
+    left_out = len(text) - SHOWN
+    if left_out <= 0:
+        return text
+    return f"{text[: SHOWN // 2]} [… {left_out} characters …] {text[-SHOWN // 2 :]}"
 
 
 def _share(ended: Sequence[Trajectory], end: End) -> float:

@@ -62,35 +62,42 @@ def training_group(recipe: RlRecipe, group: JudgedGroup, number: int, *, version
 
     `version` is the policy's at hand: its own tokens alone carry the sampler's log-probs.
     """
-    judged = [
-        (trajectory, verdict.score)
-        for trajectory, verdict in zip(group.rollouts.trajectories, group.verdicts, strict=True)
-        if verdict.status is not Status.UNJUDGED
-    ]
+    judged = judged_trajectories(group)
+    scores = [verdict.score for verdict in group.verdicts if verdict.status is not Status.UNJUDGED]
     assert len(judged) >= MIN_JUDGED, group.rollouts.prompt_id
     weight = recipe.length_reward_weight if number >= recipe.length_reward_from_round else 0.0
     rewards = group_rewards(
-        [len(trajectory.token_ids) for trajectory, _ in judged],
-        [score for _, score in judged],
+        [len(trajectory.token_ids) for trajectory in judged],
+        scores,
         length_weight=weight,
-        repeated=[trajectory.segments[-1].end is End.REPEAT for trajectory, _ in judged],
+        repeated=[trajectory.segments[-1].end is End.REPEAT for trajectory in judged],
         repeat_weight=recipe.repeat_penalty,
     )
-    rows = [
-        training_row(trajectory, newest_only=recipe.loss_segments == "newest") for trajectory, _ in judged
-    ]
+    only = version if recipe.loss_segments == "newest" else None
+    rows = [training_row(trajectory, only=only) for trajectory in judged]
     sampled = tuple(
-        logprobs_in_loss(trajectory, row, version) for (trajectory, _), row in zip(judged, rows, strict=True)
+        logprobs_in_loss(trajectory, row, version) for trajectory, row in zip(judged, rows, strict=True)
     )
     return Group(group.rollouts.prompt_id, tuple(rows), tuple(rewards), sampled)
 
 
-def training_row(trajectory: Trajectory, *, newest_only: bool) -> TrainingRow:
-    """Prompt and response; the loss on all response tokens, or on the newest segment's only."""
+def judged_trajectories(group: JudgedGroup) -> list[Trajectory]:
+    """Those with a score, in their order: a training group's rows are theirs."""
+    return [
+        trajectory
+        for trajectory, verdict in zip(group.rollouts.trajectories, group.verdicts, strict=True)
+        if verdict.status is not Status.UNJUDGED
+    ]
+
+
+def training_row(trajectory: Trajectory, *, only: int | None) -> TrainingRow:
+    """Prompt and response; the loss on all response tokens, or on those that policy version `only` sampled.
+
+    A row with nothing in the loss counts in its group's baseline, and has no gradient.
+    """
     flags = [False] * len(trajectory.prompt_token_ids)
-    last = len(trajectory.segments) - 1
-    for index, segment in enumerate(trajectory.segments):
-        flags += [index == last or not newest_only] * len(segment.token_ids)
+    for segment in trajectory.segments:
+        flags += [only in (None, segment.policy_version)] * len(segment.token_ids)
     return TrainingRow(trajectory.prompt_token_ids + trajectory.token_ids, tuple(flags))
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from k15.loops.buffer import Draw
 from k15.loops.figures import examples_of, replica_figures, rollout_figures, update_figures
+from k15.loops.gate import Compared
 from k15.loops.history import Fate, Played, Row, segment_rows
 from k15.loops.judging import num_judged, tally
 from k15.loops.replay import JudgedGroup, ReplayState
-from k15.loops.rollout import Actors, Rolled
-from k15.loops.stopping import stop_reason
+from k15.loops.rollout import Actors, Journal, Rolled, Rollout
+from k15.loops.stopping import stop_reason, with_pass_rate
 from k15.recipes.rl import RlRecipe
 from k15.records import Group, Prompt, SampleStats, UpdateStats
 from k15.store.rollouts import GroupRow, ResponseRow
@@ -27,6 +29,7 @@ class Made:
     training: Sequence[Group]  # of drawn.trained
     stats: UpdateStats
     sampling: SampleStats  # of its phase
+    fresh: Compared  # of a few of its new segments, before the update
 
 
 def round_figures(made: Made, prompts: Mapping[str, Prompt]) -> Row:
@@ -34,11 +37,27 @@ def round_figures(made: Made, prompts: Mapping[str, Prompt]) -> Row:
     new = [rolled.group.trajectories[sample] for rolled in made.rolled for sample in rolled.new]
     return {
         "round": made.number,
+        "engine_tokens": made.sampling.num_tokens,
         "sampled_tokens": sum(len(trajectory.segments[-1].token_ids) for trajectory in new),
         "prefix_hit_share": made.sampling.prefix_hit_share,
         **replica_figures(made.sampling),
         **rollout_figures([rolled.group for rolled in made.rolled], made.finished, prompts),
         **update_figures(made.training, made.drawn.trained, made.stats, version=made.version),
+        **mismatch_figures(made.fresh.and_also(compared(made.stats))),
+    }
+
+
+def compared(stats: UpdateStats) -> Compared:
+    """What an update compared of the tokens it trained on."""
+    return Compared(int(stats.extra.get("mismatch_tokens", 0)), stats.mismatch_mean, stats.mismatch_max)
+
+
+def mismatch_figures(both: Compared) -> Row:
+    """Of trainer and sampler, over all tokens compared in a round; 0 tokens: nothing was sampled in it."""
+    return {
+        "mismatch_mean": both.mean,
+        "mismatch_max": both.largest,
+        "mismatch_tokens": float(both.tokens),
     }
 
 
@@ -52,31 +71,37 @@ def state_after(recipe: RlRecipe, taken: ReplayState, made: Made, row: Row, *, s
         success=tally(taken.success, made.finished),
         open_groups=tuple(rolled.group for rolled in made.rolled if not rolled.verdicts),
         buffer=made.drawn.kept,
-        pass_rates=(*taken.pass_rates, row["pass_rate"]) if judged else taken.pass_rates,
         sampled_tokens=taken.sampled_tokens + int(row["sampled_tokens"]),
         seconds=taken.seconds + seconds,
     )
+    if judged:
+        after = with_pass_rate(after, row["pass_rate"], recipe.stop_without_gain_rounds)
     return replace(after, stopped=stop_reason(recipe, after))
 
 
+def lost_tokens(made: Made, journal: Journal, rollout: Rollout, *, budget: int) -> list[dict[str, Any]]:
+    """What was sampled in a phase and kept by nobody, with the reason; `budget` is that of one response.
+
+    Of a process that was killed nobody can say how many tokens, but how many at most.
+    """
+    moved, left = journal.moved_before + made.sampling.num_moved, made.sampling.num_left
+    who = "; ".join(made.sampling.lost) or "by a process that ended later"
+    found = [
+        (rollout.asked_again, "the process ended before they were stored; sampled again"),
+        (moved, f"replicas were lost; sampled again by another ({who})"),
+        (left, f"replicas were lost, and the deadline came before another one had room ({who})"),
+    ]
+    return [
+        {"reason": reason, "responses": count, "tokens_at_most": count * budget, "tries": journal.tries}
+        for count, reason in found
+        if count
+    ]
+
+
 def recorded(
-    actors: Actors, made: Made, after: ReplayState, row: Row, *, tries: int, asked_again: int
+    actors: Actors, made: Made, after: ReplayState, row: Row, *, lost: Sequence[dict[str, Any]]
 ) -> Played:
     """The round as it is committed."""
-    budget = actors.recipe.phase_token_budget
-    lost = [
-        {
-            "reason": "the process ended before they were stored; sampled again",
-            "tries": tries,
-            "responses": asked_again,
-            "tokens_at_most": asked_again * budget,
-        },
-        {
-            "reason": f"replicas were lost; sampled again by another ({'; '.join(made.sampling.lost)})",
-            "responses": made.sampling.num_moved,
-            "tokens_at_most": made.sampling.num_moved * budget,
-        },
-    ]
     return Played(
         number=made.number,
         version=made.version,
@@ -92,7 +117,7 @@ def recorded(
         trained=tuple((group.rollouts.number, group.finished_round) for group in made.drawn.trained),
         updated=bool(made.stats.num_updates),
         last=after.next_round == actors.recipe.rounds or bool(after.stopped),
-        lost=tuple(entry for entry in lost if entry["responses"]),
+        lost=tuple(lost),
         examples=examples_of(made.finished, actors.prompts, actors.decode),
     )
 

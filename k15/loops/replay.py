@@ -47,7 +47,8 @@ class ReplayState:
     success: dict[str, tuple[int, int]] = field(default_factory=dict)  # prompt id → (correct, judged)
     open_groups: tuple[RolloutGroup, ...] = ()
     buffer: tuple[JudgedGroup, ...] = ()  # finished ones that may still be trained on, the oldest first
-    pass_rates: tuple[float, ...] = ()  # of the rounds played
+    pass_rates: tuple[float, ...] = ()  # of the last rounds, as many as the rule of no gain looks at
+    best_pass_rate: float = 0.0  # the largest mean of as many successive rounds before them
     sampled_tokens: int = 0
     seconds: float = 0.0  # of the rounds played
     stopped: str = ""  # why the phase ended before its last round, if it did
@@ -75,31 +76,29 @@ def requests(
     temperature: float,
     seed: int,
     max_period: int,
-) -> list[tuple[list[int], SampleRequest]]:
-    """What to sample for a group in a phase, each with the samples of the group it serves.
+) -> list[tuple[int, SampleRequest]]:
+    """What to sample for a group in a phase, each with the sample of the group it is for.
 
-    A fresh group is one request for all its samples; an unfinished response goes on from its own tokens. The
-    `stored` samples have this phase's segment already. Sample j is drawn with `seed` + j either way.
+    A request each, so that a response that ends makes room, and is stored, without its siblings. An
+    unfinished one goes on from its own tokens. The `stored` samples have this phase's segment already.
+    Sample j is drawn with `seed` + j.
     """
     done = set(stored)
-    wanted = [t for t in group.trajectories if not t.finished and t.sample not in done]
-    together = len(wanted) == len(group.trajectories) and not any(t.segments for t in wanted)
-    batches = [wanted] if together else [[trajectory] for trajectory in wanted]
-    asked = []
-    for batch in batches:
-        first = batch[0]
-        prefix = first.token_ids
-        request = SampleRequest(
-            first.prompt_token_ids,
-            min(limits.budget, limits.max_response - len(prefix)),
-            num_samples=len(batch),
-            prefix=prefix,
-            temperature=temperature,
-            seed=seed + first.sample,
-            max_period=max_period,
+    return [
+        (
+            trajectory.sample,
+            SampleRequest(
+                trajectory.prompt_token_ids,
+                min(limits.budget, limits.max_response - len(trajectory.token_ids)),
+                prefix=trajectory.token_ids,
+                temperature=temperature,
+                seed=seed + trajectory.sample,
+                max_period=max_period,
+            ),
         )
-        asked.append(([trajectory.sample for trajectory in batch], request))
-    return asked
+        for trajectory in group.trajectories
+        if not trajectory.finished and trajectory.sample not in done
+    ]
 
 
 def extend(group: RolloutGroup, segments: Mapping[int, Segment], limits: Limits) -> RolloutGroup:

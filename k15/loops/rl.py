@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from k15.loops import gate
 from k15.loops.buffer import draw
 from k15.loops.clock import Clock
 from k15.loops.history import Played
 from k15.loops.judging import MIN_JUDGED, num_judged, training_group
 from k15.loops.prompts import take_groups
-from k15.loops.record import Made, recorded, round_figures, state_after
+from k15.loops.record import Made, compared, lost_tokens, recorded, round_figures, state_after
 from k15.loops.replay import JudgedGroup, ReplayState
 from k15.loops.rollout import Actors, Journal, Rollout
 from k15.ports import Trainer
@@ -68,6 +69,9 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     rolled = rollout.run(clock)
     log.debug("round=%d at=sampled", number)
     sampling = phase.actors.sampler.stats
+    with clock("compare"):
+        fresh = gate.compare(phase.trainer, rolled)
+    gate.check(fresh, recipe.mismatch_limit, number)
     finished = [JudgedGroup(r.group, r.verdicts, number) for r in rolled if r.verdicts]
     usable = [group for group in finished if num_judged(group.verdicts) >= MIN_JUDGED]
     drawn = draw(
@@ -79,10 +83,11 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     )
     training = [training_group(recipe, group, number, version=version) for group in drawn.trained]
     stats = train(phase, training, number, clock)
-    made = Made(number, version, rolled, finished, drawn, training, stats, sampling)
+    made = Made(number, version, rolled, finished, drawn, training, stats, sampling, fresh)
     row = round_figures(made, phase.actors.prompts)
     after = state_after(recipe, taken, made, row, seconds=clock.read()["wall_s"])
-    return recorded(phase.actors, made, after, row, tries=journal.tries, asked_again=rollout.asked_again)
+    lost = lost_tokens(made, journal, rollout, budget=recipe.phase_token_budget)
+    return recorded(phase.actors, made, after, row, lost=lost)
 
 
 def train(phase: Phase, training: Sequence[Group], number: int, clock: Clock) -> UpdateStats:
@@ -92,7 +97,7 @@ def train(phase: Phase, training: Sequence[Group], number: int, clock: Clock) ->
     with clock("train"):
         stats = update(phase, training, number)
     log.debug("round=%d at=trained", number)
-    check_mismatch(stats, phase.recipe.mismatch_limit, number)
+    gate.check(compared(stats), phase.recipe.mismatch_limit, number)
     with clock("publish"):
         ticket = phase.trainer.publish(number + 1, deadline_s=TRANSFER_DEADLINE_S)
     log.debug("round=%d at=published", number)
@@ -133,15 +138,4 @@ def check_version(phase: Phase, version: int) -> None:
         raise RuntimeError(
             f"the sampler holds version {phase.actors.sampler.version} of the policy, this round is of"
             f" {version}; end its processes and run the stage again"
-        )
-
-
-def check_mismatch(stats: UpdateStats, limit: float, number: int) -> None:
-    """RuntimeError where trainer and sampler disagree on the log-probs of the same tokens."""
-    if not stats.mismatch_mean <= limit:
-        raise RuntimeError(
-            f"round {number}: trainer and sampler log-probs differ by {stats.mismatch_mean:.2e} on average "
-            f"(largest {stats.mismatch_max:.2e}), above mismatch_limit = {limit:g}: eq. 3's ratio would be "
-            f"wrong. The sampler may hold other weights than the trainer, or its precision is too low; raise "
-            f"the limit only with a measured reason."
         )

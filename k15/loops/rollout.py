@@ -19,7 +19,7 @@ from k15.store.rollouts import SegmentRow
 
 log = logging.getLogger(__name__)
 
-Asked = tuple[int, list[int], SampleRequest]  # place of the group, its samples, what is asked for them
+Asked = tuple[int, int, SampleRequest]  # place of the group, its sample, what is asked for it
 MAX_TRIES = 6  # processes that may begin one phase: then it ends with what they stored
 
 
@@ -28,10 +28,14 @@ class Journal(Protocol):
 
     tries: int  # processes that began this phase before
     asked_again: int  # responses that those after the first asked for: the one before had not stored them
+    moved_before: int  # responses that in those, too, a sampler was lost with, and another began again
     stored: Mapping[tuple[int, int], Segment]  # by (group, sample)
 
     def ask(self, num_responses: int) -> None:
         """Store how many responses are about to be sampled: before the first token is."""
+
+    def moved(self, num_responses: int) -> None:
+        """Store that so many more responses were begun again by another sampler."""
 
     def add(self, rows: Sequence[SegmentRow]) -> None:
         """Store segments, soon; returns at once."""
@@ -67,6 +71,7 @@ class Rollout:
         self._groups = list(groups)
         self._new = [_stored(group, journal.stored) for group in groups]
         self._rolled: dict[int, Rolled] = {}
+        self._moved = 0
         self.asked_again = 0  # responses that earlier tries may have begun and had not stored
 
     def run(self, clock: Clock) -> list[Rolled]:
@@ -97,9 +102,11 @@ class Rollout:
             if answer is None:
                 break
             clock.seconds["sampling_s"] = time.perf_counter() - begin
+            self._note_moved()
             with clock("reward"):
-                index, samples, _ = asked[answer[0]]
-                self._take(index, dict(zip(samples, answer[1], strict=True)))
+                index, sample, _ = asked[answer[0]]
+                (segment,) = answer[1]
+                self._take(index, sample, segment)
                 left[index] -= 1
                 if not left[index]:
                     self._settle(index)
@@ -107,12 +114,19 @@ class Rollout:
         if answered != len(asked):
             raise RuntimeError(f"the sampler answered {answered} of {len(asked)} requests")
 
+    def _note_moved(self) -> None:
+        """A process that is killed later in the phase has told of what its lost samplers had begun."""
+        moved = self._actors.sampler.stats.num_moved
+        if moved > self._moved:
+            self._journal.moved(moved - self._moved)
+            self._moved = moved
+
     def _asked(self) -> list[Asked]:
         """What the sampler is to answer."""
         recipe, asked = self._actors.recipe, []
         for index, group in enumerate(self._groups):
             seed = response_seed(recipe.seed, group.number * recipe.samples_per_prompt)
-            for samples, request in requests(
+            for sample, request in requests(
                 group,
                 self._new[index],
                 self._limits,
@@ -120,24 +134,21 @@ class Rollout:
                 seed=seed,
                 max_period=recipe.repeat_max_period,
             ):
-                asked.append((index, samples, request))
-        num_responses = sum(len(samples) for _, samples, _ in asked)
+                asked.append((index, sample, request))
         if self._journal.tries:
-            self.asked_again = self._journal.asked_again + num_responses
-        self._journal.ask(num_responses)
+            self.asked_again = self._journal.asked_again + len(asked)
+        self._journal.ask(len(asked))
         if self._journal.tries < MAX_TRIES:
             return asked
         log.warning("phase=%d tries=%d left=%d", self._number, self._journal.tries, len(asked))
-        for index, samples, _ in asked:
-            nothing = Segment(self._actors.sampler.version, (), (), End.BUDGET)
-            self._take(index, dict.fromkeys(samples, nothing))
+        for index, sample, _ in asked:
+            self._take(index, sample, Segment(self._actors.sampler.version, (), (), End.BUDGET))
         return []
 
-    def _take(self, index: int, segments: Mapping[int, Segment]) -> None:
-        group = self._groups[index]
-        self._new[index] |= segments
-        grown = grow(group, segments)
-        self._journal.add(segment_rows(grown, segments, self._number, self._actors.prompts))
+    def _take(self, index: int, sample: int, segment: Segment) -> None:
+        self._new[index][sample] = segment
+        grown = grow(self._groups[index], {sample: segment})
+        self._journal.add(segment_rows(grown, [sample], self._number, self._actors.prompts))
 
     def _settle(self, index: int) -> None:
         """Every answer of a group is there: judge it where it is complete."""

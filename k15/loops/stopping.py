@@ -1,5 +1,6 @@
 """When a phase ends before its last round: rules of the recipe on what the committed rounds measured."""
 
+from dataclasses import replace
 from statistics import fmean
 
 from k15.loops.replay import ReplayState
@@ -13,7 +14,7 @@ def stop_reason(recipe: RlRecipe, state: ReplayState) -> str:
     if state.next_round >= recipe.rounds:
         return ""
     span = recipe.stop_without_gain_rounds
-    if span and not gained(state.pass_rates, span):
+    if span and not gained(state, span):
         return f"no gain: the mean pass rate of the last {span} rounds is not above the best before"
     if 0 < recipe.stop_after_tokens <= state.sampled_tokens:
         return f"budget: {state.sampled_tokens} tokens sampled of {recipe.stop_after_tokens}"
@@ -23,9 +24,16 @@ def stop_reason(recipe: RlRecipe, state: ReplayState) -> str:
     return ""
 
 
-def gained(pass_rates: tuple[float, ...], span: int) -> bool:
+def with_pass_rate(state: ReplayState, pass_rate: float, span: int) -> ReplayState:
+    """The state with another round's pass rate: the last 2 · `span`, and the best mean before them."""
+    if not span:
+        return state
+    rates = (*state.pass_rates, pass_rate)[-2 * span :]
+    best = max(state.best_pass_rate, fmean(rates[:span]) if len(rates) == 2 * span else 0.0)
+    return replace(state, pass_rates=rates, best_pass_rate=best)
+
+
+def gained(state: ReplayState, span: int) -> bool:
     """Whether the mean of the last `span` rounds is above every earlier such mean (or there is none)."""
-    if len(pass_rates) < 2 * span:
-        return True
-    earlier = [fmean(pass_rates[i : i + span]) for i in range(len(pass_rates) - 2 * span + 1)]
-    return fmean(pass_rates[-span:]) > max(earlier)
+    rates = state.pass_rates
+    return len(rates) < 2 * span or fmean(rates[-span:]) > state.best_pass_rate

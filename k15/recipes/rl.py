@@ -71,7 +71,7 @@ class RlRecipe(StageRecipe):
     """Rounds of roll out → reward → train → commit."""
 
     kind: ClassVar[str] = "rl"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     roles: ClassVar[tuple[str, ...]] = ("model", "prompts")
 
     seed: int = 0
@@ -99,7 +99,16 @@ class RlRecipe(StageRecipe):
         ge=0,
         description="responses with which a phase's end judges a group, its others given up; 0: all k",
     )
-    loss_segments: Literal["newest", "all"] = "all"
+    loss_segments: Literal["newest", "all"] = Field(
+        "all",
+        description="newest: what the policy at hand sampled; older tokens still count in the rewards",
+    )
+    old_segments: Literal["round_start"] = Field(
+        "round_start",
+        description="the policy that older tokens in the loss are held against, as all others are: the one a "
+        "round starts from (METHOD.md §5 leaves it open). Nothing corrects their ratio; held against the one "
+        "that sampled them, τ times a log-ratio of hundreds of tokens drowned the reward at high rates",
+    )
     repeat_max_period: int = Field(
         0, ge=0, description="a response that repeats with a period up to this is stopped; 0: none is"
     )

@@ -55,19 +55,28 @@ class LeaseRecord(Config):
 
 
 class Lease:
-    """A held lease. A thread renews it; `on_lost` is called from that thread once, when it is lost."""
+    """A held lease. A thread renews it; `on_lost` is called once, from a thread, when it is lost.
+
+    It is lost when another took it, and when the time of its last renewal is over, whatever became of the
+    next one: a store that is silent, and not gone, answers a call only after minutes.
+    """
 
     def __init__(self, store: Store, record: LeaseRecord, on_lost: Callable[[], None]) -> None:
         self.epoch = record.epoch
         self._store = store
         self._record = record
         self._on_lost = on_lost
-        self._lost = False
+        self._lost = self._told = False
+        self._telling = threading.Lock()
         self._deadline = time.monotonic() + record.ttl_s
         self._lock = threading.Lock()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._keep, name="lease", daemon=True),
+            threading.Thread(target=self._lapse, name="lease-end", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def check(self) -> None:
         """LeaseLost unless the store still names this acquisition."""
@@ -83,7 +92,8 @@ class Lease:
     def release(self) -> None:
         """Give it up; another may take it at once. Quiet where the store does not serve: then it lapses."""
         self._end.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._store.fences.pop(self._record.key, None)
         if self._overdue():
             return
@@ -113,8 +123,22 @@ class Lease:
             except LeaseLost:
                 self._lost = True
             if self._lost:
-                self._on_lost()
+                self._tell()
                 return
+
+    def _lapse(self) -> None:
+        while not self._end.wait(max(0.0, self._deadline - time.monotonic())):
+            if self._overdue():
+                self._lost = True
+                self._tell()
+                return
+
+    def _tell(self) -> None:
+        """Call `on_lost`, the first time."""
+        with self._telling:
+            told, self._told = self._told, True
+        if not told:
+            self._on_lost()
 
     def _overdue(self) -> bool:
         return self._lost or time.monotonic() > self._deadline

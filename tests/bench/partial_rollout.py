@@ -67,9 +67,13 @@ class NoJournal:
 
     tries = 0
     asked_again = 0
+    moved_before = 0
     stored: dict[tuple[int, int], Any] = {}
 
     def ask(self, num_responses: int) -> None:
+        """Not kept."""
+
+    def moved(self, num_responses: int) -> None:
         """Not kept."""
 
     def add(self, rows: list[SegmentRow]) -> None:
@@ -178,9 +182,7 @@ def play(
         groups, state = take_groups(recipe, posed, lambda prompt: encoded[prompt.id], state)
         groups = [group for group in groups if group.number < num_groups]
         rolled = Rollout(actors, groups, state.next_round, NoJournal()).run(Clock())
-        sampled += sum(
-            len(one.group.trajectories[sample].segments[-1].token_ids) for one in rolled for sample in one.new
-        )
+        sampled += sampler.stats.num_tokens  # of the engine: what it drew, kept or not
         done += [one.group for one in rolled if one.verdicts]
         still = tuple(one.group for one in rolled if not one.verdicts)
         state = replace(state, next_round=state.next_round + 1, open_groups=still)

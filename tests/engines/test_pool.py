@@ -3,6 +3,7 @@
 import itertools
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,19 +31,23 @@ HUNG_S = 15.0
 class Replicas:
     """Samplers of one model, and the trainer's end of their channel."""
 
-    def __init__(self, model: Path, logs: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, model: Path, logs: Path, stack: ExitStack, *, transport: str = "shared_memory"
+    ) -> None:
         self.model, self._logs, self._stack = model, logs, stack
         self._numbers = itertools.count()
         checkpoint = Checkpoint(model)
         self.layout = checkpoint_layout(checkpoint)
         self.tensors = {spec.name: checkpoint.tensor(spec.name) for spec in self.layout}
-        self._sender = open_sender("shared_memory", self.layout, host="127.0.0.1", timeout_s=30)
+        self._sender = open_sender(transport, self.layout, host="127.0.0.1", timeout_s=30)
         stack.callback(self._sender.close)
+        self._transport = transport
 
     def launch(self, model: Path | None = None) -> tuple[str, RemoteSampler]:
         """One more, not waited for."""
         name = f"sampler-{next(self._numbers)}"
-        service = launch_sampler(sampler_settings(model or self.model), log_path=self._logs / f"{name}.log")
+        settings = sampler_settings(model or self.model).model_copy(update={"transport": self._transport})
+        service = launch_sampler(settings, log_path=self._logs / f"{name}.log")
         self._stack.enter_context(service)
         return name, RemoteSampler(service)
 
@@ -145,3 +150,24 @@ def test_what_finds_no_room_before_the_deadline_is_left_empty(replicas: Replicas
     assert tokens_of(sampled(pool, requests, deadline_s=120)) == tokens_of(
         sampled(living[name], requests, deadline_s=120)
     )
+
+
+def test_a_replica_that_hangs_while_weights_are_on_their_way_does_not_hold_up_the_others(
+    tied_model: Path, tmp_path: Path
+) -> None:
+    """Over TCP all but the first take them from one another: they waited for it to the deadline."""
+    with ExitStack() as stack:
+        replicas = Replicas(tied_model, tmp_path, stack, transport="tcp")
+        living = replicas.ready(2)
+        pool = SamplerPool(living, replicas.layout, version=0, capacity=CAPACITY, hung_s=8.0)
+        stack.callback(pool.close)
+        pool.update(replicas.send(1), deadline_s=60)
+        living["sampler-0"]._service.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        pool.update(replicas.send(2), deadline_s=600)
+        assert time.monotonic() - began < 60
+        assert list(pool.replicas) == ["sampler-1"]
+        requests = some_requests(3, num=4)
+        found = sampled(pool, requests, deadline_s=60)
+        assert {segment.policy_version for segments in found for segment in segments} == {2}
+        assert "sampler-0: " in pool.stats.lost[0] and "no answer to health" in pool.stats.lost[0]

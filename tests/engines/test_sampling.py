@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from k15.engines.service.client import RemoteSampler, call
-from k15.engines.service.messages import Empty
+from k15.engines.service.messages import Health, HealthCall
 from k15.engines.service.process import Service
 from k15.engines.shared_memory import SharedMemorySender
 from k15.records import End, SampleRequest, Segment
@@ -111,7 +111,7 @@ def test_a_request_is_answered_when_its_own_samples_ended_and_the_service_answer
     answers = untied_sampler.sample([*long, short], deadline_s=60)
     order, first_s = [next(answers)[0]], time.monotonic() - started
     asked = time.monotonic()
-    call(services["untied"], "health", Empty(), Empty, deadline_s=5)
+    call(services["untied"], "health", HealthCall(), Health, deadline_s=5)
     health_s = time.monotonic() - asked
     order += [index for index, _ in answers]
     assert order[0] == 7

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from k15.engines.service.client import call
-from k15.engines.service.messages import Empty, SampleCall
+from k15.engines.service.client import RemoteTrainer, call
+from k15.engines.service.messages import Empty, Health, HealthCall, SampleCall
 from k15.engines.service.process import Service
+from k15.engines.service.watch import PING_EVERY_S, Watch
 from k15.engines.shared_memory import sweep
 from tests.engines.echo_service import Talk
 
@@ -45,6 +46,22 @@ def test_it_answers_and_keeps_its_announcement_apart_from_its_prints(echo: Servi
     assert "this line is no announcement" in echo.last_lines()
 
 
+def test_a_frozen_service_is_ended_and_its_caller_told(mortal: Service) -> None:
+    trainer = RemoteTrainer(mortal, deadline_s=600)
+    told: list[str] = []
+    watch = Watch(1.0, lambda name, error: told.append(f"{name}: {error}"))
+    watch.add("trainer", trainer)
+    time.sleep(2 * PING_EVERY_S)
+    assert told == []
+    mortal.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"was ended: .* no answer to health within 1.0 s"):
+        trainer.layout()
+    assert time.monotonic() - began < 30
+    assert len(told) == 1 and told[0].startswith("trainer: ")
+    watch.close()
+
+
 def test_bad_input_is_a_value_error_and_it_serves_on(echo: Service) -> None:
     with pytest.raises(ValueError, match="this input is refused"):
         call(echo, "refuse", Empty(), Empty, deadline_s=5)
@@ -54,7 +71,7 @@ def test_bad_input_is_a_value_error_and_it_serves_on(echo: Service) -> None:
         call(echo, "diverge", Empty(), Empty, deadline_s=5)
     with pytest.raises(RuntimeError, match="nothing_of_this_name: HTTP status 404"):
         call(echo, "nothing_of_this_name", Empty(), Empty, deadline_s=5)
-    assert call(echo, "health", Empty(), Empty, deadline_s=5) == Empty()
+    assert call(echo, "health", HealthCall(), Health, deadline_s=5) == Health()
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", "ü"])

@@ -22,6 +22,7 @@ from k15.records import (
 )
 
 ALPHABET = 97
+SAMPLES = 3
 
 
 @dataclass
@@ -35,12 +36,11 @@ class SeededSampler:
     def sample(self, requests, *, deadline_s):
         self.asked += requests
         for index, request in reversed(list(enumerate(requests))):
-            yield index, [self._segment(request, k) for k in range(request.num_samples)]
+            assert request.num_samples == 1
+            yield index, [self._segment(request, request.seed % SAMPLES)]
 
     def _segment(self, request, k):
         first = request.prompt_token_ids[0] * 31
-        if request.prefix:
-            k = (request.prefix[0] - 1 - first) % ALPHABET // 7
         whole = [1 + (first + 7 * k + i) % ALPHABET for i in range(request.prompt_token_ids[1] + k)]
         rest = whole[len(request.prefix) :]
         taken = rest[: request.max_tokens]
@@ -56,13 +56,17 @@ class RecordingTrainer:
     """Keeps what it was asked to learn from."""
 
     mismatch: float = 0.0
+    probed: float = 0.0
     groups: list[Group] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
     def policy_update(self, groups, *, settings, lr):
         self.groups += groups
         self.rates.append(lr)
-        return UpdateStats(2, 0.0, 1.0, 10, self.mismatch, self.mismatch, 0.0)
+        return UpdateStats(2, 0.0, 1.0, 10, self.mismatch, self.mismatch, 0.0, {"mismatch_tokens": 10.0})
+
+    def logprobs(self, rows):
+        return [[-0.5 + self.probed] * sum(row.in_loss) for row in rows]
 
     def publish(self, version, *, deadline_s):
         return WeightTicket(version, 0, 0, 0)
@@ -72,7 +76,7 @@ def recipe(**over):
     base = {
         "rounds": 5,
         "prompts_per_round": 4,
-        "samples_per_prompt": 3,
+        "samples_per_prompt": SAMPLES,
         "max_response_tokens": 16,
         "phase_token_budget": 16,
     }
@@ -85,11 +89,15 @@ class Journal:
 
     tries: int = 0
     asked_again: int = 0
+    moved_before: int = 0
     stored: dict = field(default_factory=dict)
     asked: list[int] = field(default_factory=list)
 
     def ask(self, num_responses):
         self.asked.append(num_responses)
+
+    def moved(self, num_responses):
+        self.moved_before += num_responses
 
     def add(self, rows):
         self.stored |= {(row.group, row.sample): row.segment for row in rows}

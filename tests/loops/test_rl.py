@@ -1,6 +1,7 @@
 """The RL loop over fakes of the ports: partial rollouts, resumption, rewards, the mismatch gate."""
 
 import math
+import operator
 import random
 from dataclasses import replace
 
@@ -45,11 +46,30 @@ def test_groups_wait_for_all_their_samples():
     assert all(len(group.sequences) == 3 for group in made.trainer.groups)
 
 
-def test_only_the_newest_segment_enters_the_loss_when_asked():
+def test_only_what_the_policy_at_hand_sampled_enters_the_loss_when_asked():
     made = phase(recipe(rounds=8, phase_token_budget=4, loss_segments="newest"))
-    play(made)
-    in_loss = [sum(sequence.in_loss) for group in made.trainer.groups for sequence in group.sequences]
-    assert max(in_loss) <= 4
+    _, rounds = play(made)
+    values = [value for group in made.trainer.groups for row in group.logprobs for value in row]
+    assert values and not any(math.isnan(value) for value in values)  # NaN: of an older policy
+    in_loss = [sum(row.in_loss) for group in made.trainer.groups for row in group.sequences]
+    assert min(in_loss) == 0  # it ended rounds before its siblings, and still counts in the baseline
+    assert all(played.row["share_stale"] == 0 for played in rounds)
+    everything = phase(recipe(rounds=8, phase_token_budget=4))
+    _, rounds = play(everything)
+    assert [(g.prompt_id, g.rewards) for g in everything.trainer.groups] == [
+        (g.prompt_id, g.rewards) for g in made.trainer.groups
+    ]
+    stale = sum(math.isnan(value) for g in everything.trainer.groups for row in g.logprobs for value in row)
+    tokens = sum(len(row) for g in everything.trainer.groups for row in g.logprobs)
+    trained = [sum(sum(row.in_loss) for g in r for row in g.sequences) for r in by_round(everything, rounds)]
+    shares = [played.row["share_stale"] for played in rounds]
+    assert sum(map(operator.mul, trained, shares)) / tokens == pytest.approx(stale / tokens)
+
+
+def by_round(made, rounds):
+    """The training groups of each round."""
+    groups = iter(made.trainer.groups)
+    return [[next(groups) for _ in range(int(played.row["num_groups"]))] for played in rounds]
 
 
 def test_a_resumed_phase_asks_exactly_what_the_uninterrupted_one_did():
@@ -92,6 +112,18 @@ def test_a_mismatch_above_the_limit_stops_the_round_with_an_explanation():
     made = phase(recipe(), trainer=RecordingTrainer(mismatch=0.2))
     with pytest.raises(RuntimeError, match="mismatch_limit"):
         play(made)
+
+
+def test_a_mismatch_is_seen_before_the_update_and_where_there_is_none():
+    made = phase(recipe(), trainer=RecordingTrainer(probed=0.2))
+    with pytest.raises(RuntimeError, match=r"differ by 2.00e-01 .* above mismatch_limit"):
+        play(made)
+    assert made.trainer.groups == []
+    made = phase(recipe(rounds=1, phase_token_budget=1), trainer=RecordingTrainer(probed=0.005))
+    _, (played,) = play(made)  # nothing is finished in it
+    assert made.trainer.groups == []
+    assert played.row["mismatch_tokens"] == 4  # a token of each group, and none of an update
+    assert played.row["mismatch_mean"] == pytest.approx(0.005)
 
 
 def test_prioritized_sampling_prefers_what_fails():

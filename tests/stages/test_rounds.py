@@ -142,10 +142,18 @@ def test_the_next_round_goes_on_while_the_last_one_is_on_its_way(stage: Stage) -
 def test_a_round_another_writer_committed_ends_the_phase(stage: Stage) -> None:
     trainer = Weights()
     stage.store.commit_round(KEY, 0, stage.store.begin(KEY), {})
-    with pytest.raises(RuntimeError, match="round 0 was committed by another writer"):  # noqa: SIM117
-        with committing(stage, trainer, 9) as commit:
-            play(commit, trainer, 0, updated=True)
+    with (
+        Journals(stage.store, KEY) as journals,
+        RoundCommit(stage, trainer, journals, rounds=9) as commit,
+    ):
+        journals.ask(0, 3)
+        journals.ask(1, 4)  # of the round after one that is not the stored one
+        play(commit, trainer, 0, updated=True)
+        with pytest.raises(RuntimeError, match="round 0 was committed late by a process .* lost its lease"):
+            commit._settle()
+        journals.ask(1, 5)
     assert stage.logged == []
+    assert Journals(stage.store, KEY).begin(1).tries == 0
 
 
 def test_a_fault_in_a_round_leaves_the_rounds_before_it_committed(stage: Stage) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from k15.store.job import Job
 from k15.store.lease import Held, Lease, LeaseLost, LeaseRecord, acquire, is_dead, lease_path, this_process
 from k15.store.manifest import Provenance
 from k15.store.objects import Objects, StoreError
+from tests.s3 import s3_server
 
 pytestmark = pytest.mark.services
 JOB = Job(node="rl", kind="rl", version=1, recipe={})
@@ -214,3 +216,16 @@ def take_over(store: Store, key: str) -> None:
         old = LeaseRecord.model_validate_json(store.objects.get(lease_path(key)))
         new = old.model_copy(update={"token": "another", "epoch": old.epoch + 1})
         won = store.objects.put_if_match(lease_path(key), new.encode(), etag)
+
+
+def test_a_lease_ends_on_time_while_the_store_is_silent(tmp_path: Path) -> None:
+    """A store that takes calls and answers none: a renewal waits for minutes, and its lease does not."""
+    with s3_server(tmp_path / "s3") as server:
+        lost = threading.Event()
+        lease = acquire(Store.from_environment(server.environment), "k", ttl_s=3.0, on_lost=lost.set)
+        assert not lost.wait(6.0)
+        server.signal(signal.SIGSTOP)
+        assert lost.wait(4.0)
+        with pytest.raises(LeaseLost):
+            lease.check()
+        server.signal(signal.SIGCONT)

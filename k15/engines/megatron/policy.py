@@ -19,11 +19,12 @@ from k15.records import Sequence as Row
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Differences of the same tokens' log-probs: mean, largest, and the share of tokens outside the band."""
+    """Differences of the same tokens' log-probs, over how many, and the share of them outside the band."""
 
     mean: float
     largest: float
     outside: float
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,24 @@ def flatten(
     """Rows of `groups`, whose groups are dealt to the minibatches in turn.
 
     `drop_uniform` leaves groups out whose advantages are all 0. They still count in the mean, so the first
-    update's gradient does not depend on it.
+    update's gradient does not depend on it. So do rows without loss tokens, which no pass reads.
     ValueError names a group whose parts differ in number.
     """
     for group in groups:
         _check(group)
     numbers = [number for number, group in enumerate(groups) for _ in group.sequences]
+    group_rows = tuple(row for group in groups for row in group.sequences)
     group_N = torch.tensor(numbers)
     rewards_N = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
     advantages_N = objective.advantages(rewards_N, group_N)
     teaching = set(group_N[advantages_N != 0].tolist())
-    kept = [n for n in range(len(groups)) if n in teaching or not drop_uniform]
+    with_loss = [place for place, row in enumerate(group_rows) if any(row.in_loss)]
+    some = {numbers[place] for place in with_loss}
+    kept = [n for n in range(len(groups)) if n in some and (n in teaching or not drop_uniform)]
     count = min(num_minibatches, len(kept))
     dealt = [set(kept[part::count]) for part in range(count)]
     return PolicyRows(
-        rows=tuple(row for group in groups for row in group.sequences),
+        rows=group_rows,
         sampler_logprobs=tuple(
             group.logprobs[j] if group.logprobs else ()
             for group in groups
@@ -66,7 +70,7 @@ def flatten(
         ),
         advantages_N=advantages_N,
         weights_N=group_weights(group_N) * max(1, count),
-        minibatches=tuple(tuple(row for row, n in enumerate(numbers) if n in part) for part in dealt),
+        minibatches=tuple(tuple(place for place in with_loss if numbers[place] in part) for part in dealt),
         num_groups_kept=len(kept),
     )
 
@@ -128,7 +132,7 @@ class Iteration:
         largest = self._row([float(values.max()) if len(values) else 0.0])
         largest = parallel.from_last_stage(parallel.max_over_data(largest, context=True))
         num = max(1.0, count)
-        return Mismatch(total / num, float(largest), outside / num)
+        return Mismatch(total / num, float(largest), outside / num, int(count))
 
     def log_ratio(self) -> tuple[float, float]:
         """Mean and largest |ρ| of the rows kept, as their last update saw it."""
@@ -160,6 +164,7 @@ class Iteration:
                 "rho_mean": rho_mean,
                 "rho_max": rho_max,
                 "mismatch_outside": mismatch.outside,
+                "mismatch_tokens": float(mismatch.tokens),
             },
         )
 

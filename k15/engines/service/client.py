@@ -17,12 +17,14 @@ from k15.engines.service.messages import (
     ChannelCall,
     Empty,
     Failure,
+    Health,
     HealthCall,
     Layout,
     Needs,
     Opened,
     PolicyCall,
     PublishCall,
+    RowsCall,
     SampleCall,
     SaveCall,
     SupervisedCall,
@@ -46,6 +48,7 @@ from k15.records import (
 from k15.records import Sequence as Row
 
 GRACE_S = 2.0  # over the deadline that the service itself keeps, so that its own message arrives
+STUCK_S = 300.0  # no step of a sampling engine takes so long: it holds a long prompt's prefill at most
 LAST_STEP_S = 60.0  # over a sampling deadline: the engine's step under way is not broken off
 ERRORS: dict[int, type[Exception]] = {
     401: PermissionError,
@@ -144,13 +147,19 @@ class RemoteSampler:
     """ports.Sampler over a sampler service."""
 
     def __init__(
-        self, service: Peer, *, version: int = 0, needs: Needs | None = None, deadline_s: float = 60.0
+        self,
+        service: Peer,
+        *,
+        version: int = 0,
+        needs: Needs | None = None,
+        deadline_s: float = 60.0,
+        stuck_s: float = STUCK_S,
     ) -> None:
         """`deadline_s` holds for calls that name none; `needs` are the trainer's, where there is one."""
         self.version = version
         self.stats = SampleStats()
         self.copy: WeightSource | None = None  # where other samplers may take what this one has taken
-        self._service, self._needs = service, needs
+        self._service, self._needs, self._stuck_s = service, needs, stuck_s
         self._deadline_s = deadline_s
 
     def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
@@ -170,8 +179,14 @@ class RemoteSampler:
         self.ping(deadline_s=self._deadline_s)
 
     def ping(self, *, deadline_s: float) -> None:
-        """Return once the service answers, whatever its engine does; ConnectionError or TimeoutError."""
-        call(self._service, "health", HealthCall(self._service.session), Empty, deadline_s=deadline_s)
+        """Return once the service answers; ConnectionError or TimeoutError.
+
+        TimeoutError too where its engine has been at one step of a sampling call for STUCK_S.
+        """
+        body = HealthCall(self._service.session)
+        step_s = call(self._service, "health", body, Health, deadline_s=deadline_s).step_s
+        if step_s > self._stuck_s:
+            raise TimeoutError(f"{self._service.module}: its engine has hung in a step for {step_s:.0f} s")
 
     def end(self, why: str = "") -> None:
         """End the service, however it stands; calls under way break off, and say `why`.
@@ -212,6 +227,10 @@ class RemoteTrainer:
         """One iteration of eq. 3 on `groups` at rate `lr`."""
         return self._call("policy_update", PolicyCall(tuple(groups), settings.resolved(), lr), UpdateStats)
 
+    def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+        """For each row the log-probs of its loss tokens."""
+        return self._call("logprobs", RowsCall(tuple(rows)), list[list[float]])
+
     def layout(self) -> list[TensorSpec]:
         """The HF tensors in transfer order."""
         return list(self._call("layout", Empty(), Layout).tensors)
@@ -224,6 +243,14 @@ class RemoteTrainer:
     def save(self, directory: Path) -> None:
         """Write the weights as sharded safetensors in HF layout, with config and tokenizer."""
         self._call("save", SaveCall(str(directory)), Empty)
+
+    def ping(self, *, deadline_s: float) -> None:
+        """Return once the service answers, whatever its engine does; ConnectionError or TimeoutError."""
+        call(self._service, "health", HealthCall(), Health, deadline_s=deadline_s)
+
+    def end(self, why: str = "") -> None:
+        """End the service, however it stands; a call under way breaks off, and says `why`."""
+        self._service.stop(why)
 
     def _call(self, name: str, body: Any, answer: type[Answered]) -> Answered:
         return call(self._service, name, body, answer, deadline_s=self._deadline_s)

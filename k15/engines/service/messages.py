@@ -57,6 +57,13 @@ class UpdateCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """The process answers; its engine has been at one step of a sampling call for so long, 0 when at none."""
+
+    step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class HealthCall:
     """Whether the sampler's process answers; a sign of life from its holder."""
 
@@ -92,6 +99,13 @@ class PolicyCall:
     groups: tuple[Group, ...]
     settings: dict[str, Any]
     lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowsCall:
+    """Trainer.logprobs."""
+
+    rows: tuple[Sequence, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -57,6 +57,7 @@ class Phase:
         self._closed = threading.Event()
         self._ended: list[SampleStats] = []
         self._tokens: Counter[str] = Counter()
+        self._owed: set[int] = set()  # by lost replicas, and not taken up since
         self._moved = 0
 
     def silent(self, name: str, error: Exception) -> None:
@@ -76,7 +77,7 @@ class Phase:
             self._assign()
             if self._waiting and not self._held:  # the deadline came before their turn
                 yield from [(index, self._nothing(index)) for index in self._waiting]
-                return
+                break
             event = self._events.get()
             if event.replica not in self._room:
                 continue  # of a replica that was lost
@@ -95,7 +96,7 @@ class Phase:
         sums = {name: sum(getattr(stats, name) for stats in self._ended) for name in counted}
         total = max(1, sum(self._tokens.values()))
         return SampleStats(
-            **{**sums, "num_moved": self._moved},
+            **{**sums, "num_moved": self._moved, "num_left": self._responses(self._owed)},
             seconds=max((stats.seconds for stats in self._ended), default=0.0),
             lost=tuple(lost),
             shares=tuple(sorted((name, tokens / total) for name, tokens in self._tokens.items())),
@@ -113,6 +114,9 @@ class Phase:
                 break
             self._waiting.popleft()
             self._held[index] = name
+            if index in self._owed:
+                self._owed.remove(index)
+                self._moved += self._requests[index].num_samples
             self._room[name] -= self._requests[index].num_samples
             given.setdefault(name, []).append(index)
         for name, indices in given.items():
@@ -147,11 +151,14 @@ class Phase:
         for index in reversed(owed):
             del self._held[index]
             self._waiting.appendleft(index)
-            self._moved += self._requests[index].num_samples
+            self._owed.add(index)
         del self._room[name], self._calls[name]
         if not self._room:
             raise ended.error
         lose(name, ended.error)
+
+    def _responses(self, indices: Iterable[int]) -> int:
+        return sum(self._requests[index].num_samples for index in indices)
 
     def _nothing(self, index: int) -> list[Segment]:
         nothing = Segment(self._version, (), (), End.BUDGET)

@@ -30,7 +30,7 @@ from k15.records import (
 log = logging.getLogger(__name__)
 
 HUNG_S = 30.0
-MOST_REPLACEMENTS = 16  # in a pool's life: what dies that often is not an accident
+MOST_REPLACEMENTS, REPLACEMENTS_S = 16, 3600.0  # what dies more often than that is no accident
 LOOK_EVERY_S = 1.0  # for a first replica
 SAY_EVERY_S = 15.0
 
@@ -88,7 +88,7 @@ class SamplerPool:
         self._joining: dict[str, tuple[Replica, Future[None]]] = {}
         self._refusals: dict[str, str] = {}  # why one last did not join
         self._replaceable = set(replicas)
-        self._num_replacements = 0
+        self._replaced: list[float] = []  # when
         self._phase: Phase | None = None
         self._watch = Watch(hung_s, self._silent)
         for name, replica in self.replicas.items():
@@ -98,10 +98,14 @@ class SamplerPool:
     def sample(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[Answer]:
         """As ports.Sampler.sample; ConnectionError once no replica is left, ValueError as a replica says."""
         self._look()
+        self.stats = SampleStats()
         phase = Phase(requests, self.replicas, self.capacity, deadline_s=deadline_s, version=self.version)
         self._phase = phase
         try:
-            yield from phase.answers(self.lose)
+            for answer in phase.answers(self.lose):
+                if self._lost:
+                    self.stats = phase.stats(lost=self._lost)
+                yield answer
         finally:
             self._phase = None
             phase.close()
@@ -134,22 +138,28 @@ class SamplerPool:
         self._lost.append(f"{name}: {said}")
         self._watch.remove(name)
         threading.Thread(target=self.replicas.pop(name).end, args=(said,), daemon=True).start()
-        if (
-            self._replacement
-            and name in self._replaceable
-            and self.replicas
-            and self._num_replacements < MOST_REPLACEMENTS
-        ):
-            self._num_replacements += 1
-            other, replica = self._replacement()
-            self._replaceable.add(other)
-            self._joining[other] = replica, started(replica)
+        if self.replicas:
+            self._replace(name)
 
     def close(self) -> None:
         """Watch nothing any more, and leave those found to others; ours are their owner's to end."""
         self._watch.close()
         for name in self.replicas.keys() - self._replaceable:
             self.replicas[name].end("the stage ends")
+
+    def _replace(self, name: str) -> None:
+        """Have another one of ours started in the place of `name`, if that was ours."""
+        now = time.monotonic()
+        self._replaced = [at for at in self._replaced if now - at < REPLACEMENTS_S]
+        if self._replacement is None or name not in self._replaceable:
+            return
+        if len(self._replaced) >= MOST_REPLACEMENTS:
+            log.error("replica=%s is not replaced: %d others were in the last hour", name, MOST_REPLACEMENTS)
+            return
+        self._replaced.append(now)
+        other, replica = self._replacement()
+        self._replaceable.add(other)
+        self._joining[other] = replica, started(replica)
 
     def _silent(self, name: str, error: Exception) -> None:
         if (phase := self._phase) is not None:
@@ -194,6 +204,7 @@ class SamplerPool:
                     log.warning("replica=%s did not join error=%s", name, error)
                 self._refusals[name] = str(error)
                 replica.end(str(error))
+                self._replace(name)
                 continue
             self.replicas[name] = replica
             self._watch.add(name, replica)

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from k15.engines.service.messages import NO_SPACE, Empty, Failure
+from k15.engines.service.messages import NO_SPACE, Empty, Failure, Health, HealthCall
 from k15.engines.service.settings import TOKEN_VARIABLE
 from k15.engines.service.streams import Stream
 
@@ -71,7 +71,7 @@ class Server:
         self._token = token.encode()
         self._work: queue.SimpleQueue[_Work | Stream | None] = queue.SimpleQueue()
         own = {
-            "health": Endpoint(Empty, lambda _: Empty(), direct=True),
+            "health": Endpoint(HealthCall, lambda _: Health(), direct=True),
             "stop": Endpoint(Empty, self._stop, direct=True),
         }
         answers = {name: self._route(endpoint) for name, endpoint in {**own, **endpoints}.items()}

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +99,9 @@ class VllmSampler:
             self.stats = part.stats or self.stats
             yield from part.answers
 
-    def stream(self, requests: Sequence[SampleRequest], *, deadline_s: float) -> Iterator[SamplePart]:
+    def stream(
+        self, requests: Sequence[SampleRequest], *, deadline_s: float
+    ) -> Generator[SamplePart, None, None]:
         """`sample` by steps of the engine: what each step completed, often nothing.
 
         Streams that run at the same time share the engine's batch, and each other's steps.
