@@ -59,7 +59,7 @@ class Job:
     source: str
     style: Style
     cases: tuple[Case, ...]
-    entry_point: str = ""  # calls: the function's name
+    entry_point: str = ""  # calls: the function's name; asserts: one that they call though Python has one too
     checker: Checker = "tokens"
     tolerance: float = 0.0  # calls: absolute, of floats; stdio with "numbers": absolute or relative
     limits: Limits = field(default_factory=Limits)

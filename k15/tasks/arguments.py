@@ -31,9 +31,11 @@ def numbers_as_text(inputs: Sequence[Sequence[Any]], published: Sequence[tuple[A
 
     So complex numbers are written, in all inputs or in some.
     """
+    if not published:
+        return set()
     return {
         place
-        for place in range(min(map(len, [*inputs, *published]), default=0))
+        for place in range(min(map(len, [*inputs, *published])))
         if all(isinstance(arguments[place], NUMBERS) or _is_number(arguments[place]) for arguments in inputs)
         and all(isinstance(arguments[place], NUMBERS) for arguments in published)
     }

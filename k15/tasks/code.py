@@ -12,7 +12,9 @@ The + formats publish inputs and no outputs: those are what the published soluti
 (evalplus/eval/_special_oracle.py).
 """
 
+import builtins
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,7 @@ from k15.tasks.problem import Problem
 from k15.values import encode
 
 LANGUAGE = "python"
+DEFINED = re.compile(r"^def (\w+)\(", re.MULTILINE)
 ASK = "Answer with one Python program, in a fenced block."
 SOLUTION = "canonical_solution"
 QUOTES = "\"'"
@@ -120,7 +123,9 @@ def _mbpp(row: dict[str, Any], where: str, task: str) -> Draft:
     shown = "\n".join(row["test_list"])
     question = f"{_text(row, 'text', where)}\nIt must pass these tests:\n{shown}\n\n{ASK}"
     program = _text(row, "code", where).replace("\r\n", "\n")
-    suite = Suite(LANGUAGE, "asserts", (Case(tests=source),))
+    names = (name for name in DEFINED.findall(program) if hasattr(builtins, name))
+    like_pythons = next((name for name in names if f"assert {name}(" in source), "")
+    suite = Suite(LANGUAGE, "asserts", (Case(tests=source),), like_pythons)
     return Draft(f"{where}: code", question, program, task, suite)
 
 

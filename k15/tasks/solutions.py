@@ -22,10 +22,10 @@ from k15.tasks.jsonl import NAMED, Row
 
 MAX_ANSWERS = 2 << 20  # characters of JSON
 OUTPUT_KB = 2 * MAX_ANSWERS >> 10  # so that a wrong answer may be longer
-FACTOR = 4  # EvalPlus's own
-CPU_LIMITS_S = (2.0, 8.0, 32.0, 128.0)
+FACTOR = 2
+CPU_LIMITS_S = (2.0, 4.0, 8.0, 16.0, 32.0)
 WALL = 5  # times the CPU time
-LARGEST = Limits(cpu_s=CPU_LIMITS_S[-1] / FACTOR, wall_s=300.0, output_kb=OUTPUT_KB)
+LARGEST = Limits(cpu_s=CPU_LIMITS_S[-1] / FACTOR, wall_s=160.0, output_kb=OUTPUT_KB)
 DEADLINE_S = 900.0  # of a solution, waiting included
 
 

@@ -102,8 +102,11 @@ def humaneval(bench: Bench) -> Figures:
 
 def mbpp(bench: Bench) -> Figures:
     """Published programs by EvalPlus's inputs and by the assertions published beside them."""
-    published = [json.loads(line)["assertion"] for line in bench.lines(MBPP_PLUS) if line]
-    own = [Suite("python", "asserts", (Case(tests=f"import math, sys\n{text}"),)) for text in published]
+    rows = [json.loads(line) for line in bench.lines(MBPP_PLUS) if line]
+    own = [
+        Suite("python", "asserts", (Case(tests=f"import math, sys\n{row['assertion']}"),), row["entry_point"])
+        for row in rows
+    ]
     return _gold("mbpp", bench, bench.mbpp, own)
 
 

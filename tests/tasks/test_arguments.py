@@ -45,3 +45,4 @@ def test_numbers_written_as_text() -> None:
     assert places == {0, 1}
     assert [typed(arguments, published, places) for arguments in given] == [(0.0, 1j, "5"), (2, 1 - 2j, "6")]
     assert numbers_as_text([["one", 1, "a"]], published) == {1}
+    assert numbers_as_text([["1"]], []) == set()

@@ -122,6 +122,18 @@ def test_expected_values_are_what_the_solution_answers(sandbox: Sandbox) -> None
     assert judged(sandbox, HUMANEVAL_PLUS, "def total(n):\n    return sum(n) + 1e-3") is Status.WRONG
 
 
+def test_text_of_digits_stays_text_where_nothing_is_published() -> None:
+    row = HUMANEVAL_PLUS | {"canonical_solution": "    return numbers[::-1]\n", "base_input": [["10"]]}
+    (draft,) = read(row | {"plus_input": {}})
+    assert decode(draft.suite.cases[0].calls[0].arguments) == ("10",)
+
+
+def test_a_solution_named_like_a_function_of_pythons(sandbox: Sandbox) -> None:
+    row = MBPP | {"code": "def sum(x):\n  return -x", "test_list": ["assert sum(2) == -2"]}
+    row["challenge_test_list"] = []
+    assert judged(sandbox, row, row["code"]) is Status.CORRECT
+
+
 def test_rows_with_several_right_answers(sandbox: Sandbox) -> None:
     as_set = MBPP_PLUS | {
         "entry_point": "Diff",
@@ -185,7 +197,7 @@ def test_a_slow_solution_gives_others_time_too(sandbox: Sandbox) -> None:
     slow = "    import time\n    while time.process_time() < 1: pass\n    return sum(numbers)\n"
     (one,) = solutions.rows(solutions.solve(read(HUMANEVAL_PLUS | {"canonical_solution": slow}), sandbox))
     limits = Suite.from_json(one.problem.answer).limits
-    assert limits == Limits(cpu_s=8.0, wall_s=40.0, output_kb=limits.output_kb)
+    assert limits == Limits(cpu_s=4.0, wall_s=20.0, output_kb=limits.output_kb)
 
 
 def test_rows_whose_own_solution_fails_are_refused_by_name(sandbox: Sandbox) -> None:

@@ -83,7 +83,8 @@ def worlds(job: Job, case: Case, binary: bytes | None) -> list[World]:
             for call in case.calls
         )
         return [World("serve", program, "".join(f"{call}\n" for call in calls).encode())]
-    return [World("serve", program), World("tests", {"source": case.tests, "files": {}})]
+    tests = {"source": case.tests, "function": job.entry_point, "files": {}}
+    return [World("serve", program), World("tests", tests)]
 
 
 def compilation(job: Job) -> World | None:

@@ -122,6 +122,12 @@ def test_calls_are_compared_outside(sandbox: Sandbox) -> None:
     assert "not answered" in sandbox.judge(calls("import os\ndef f(x):\n  os._exit(0)", ((0,), 0))).reason
 
 
+def test_a_solution_may_be_named_like_a_function_of_pythons(sandbox: Sandbox) -> None:
+    tests = (Case(tests="assert sum(10, 15) == 25"),)
+    job = Job("python", "def sum(a, b): return a + b", "asserts", tests, entry_point="sum", limits=LIMITS)
+    assert sandbox.judge(job).status is Status.CORRECT
+
+
 def test_assertions_run_apart_from_the_solution(sandbox: Sandbox) -> None:
     source = """
 class P:

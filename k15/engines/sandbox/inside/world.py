@@ -172,9 +172,11 @@ def _run(mode: str, body: dict[str, Any]) -> int:
     if mode == "exec":
         os.close(3)
         os.execve(body["command"][0], body["command"], ENVIRONMENT)
-    source = body["source"]
+    source, function = body["source"], body.get("function", "")
     body.clear()
-    return {"script": python.script, "serve": python.serve, "tests": python.tests}[mode](source)
+    if mode == "tests":
+        return python.tests(source, function)
+    return {"script": python.script, "serve": python.serve}[mode](source)
 
 
 def _close_all_but(kept: set[int]) -> None:
