@@ -109,6 +109,13 @@ class WeightSender(Protocol):
 class WeightReceiver(Protocol):
     """The sampler's end of a weight channel."""
 
+    @property
+    def path(self) -> str:
+        """The file with the slot that was taken last, for other processes of the host to map while it is.
+
+        The payload follows the header's page, as k15.engines.weights says.
+        """
+
     def source(self) -> WeightSource | None:
         """Where others may take what this end has taken; None where they read the trainer's own copy."""
 

@@ -179,6 +179,22 @@ Answer = tuple[int, list[Segment]]  # the index of a request, and its num_sample
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Seconds of the samplers' turn on devices they share with the trainer, but for the sampling itself."""
+
+    offload: float = 0.0
+    start: float = 0.0
+    update: float = 0.0
+    end: float = 0.0
+    onload: float = 0.0
+
+    @property
+    def before(self) -> float:
+        """Until the samplers held the weights."""
+        return self.offload + self.start + self.update
+
+
+@dataclass(frozen=True, slots=True)
 class SampleStats:
     """What one call of a sampler did, or did so far. Tokens of prompts count once per sample."""
 
@@ -193,6 +209,7 @@ class SampleStats:
     seconds: float = 0.0
     lost: tuple[str, ...] = ()  # replicas lost since the call before, each with the reason
     shares: tuple[tuple[str, float], ...] = ()  # of the tokens, by replica where there are several
+    turn: Turn | None = None  # where trainer and samplers share their devices
 
     @property
     def prefix_hit_share(self) -> float:

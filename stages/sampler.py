@@ -31,14 +31,34 @@ if TYPE_CHECKING:
 class SamplerService:
     """The sampler's calls as endpoints, for one session at a time."""
 
-    def __init__(self, sampler: "VllmSampler", settings: SamplerSettings) -> None:
-        self._sampler, self._settings = sampler, settings
+    def __init__(self, settings: SamplerSettings) -> None:
+        self._settings = settings
+        self._engine: VllmSampler | None = None
         self._holder = Holder()
         self._step_began: float | None = None  # of the engine, if it is at one
+
+    @property
+    def _sampler(self) -> "VllmSampler":
+        """The engine; ValueError before `begin`."""
+        if self._engine is None:
+            raise ValueError("the engine has not been built: call begin")
+        return self._engine
+
+    def begin(self) -> Empty:
+        """Build the engine, once."""
+        if self._engine is None:
+            self._engine = engine(self._settings)
+        return Empty()
+
+    def close(self) -> None:
+        """Give up the weight channel, and what the engine holds outside this process."""
+        if self._engine is not None:
+            self._engine.close()
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Each call under its name."""
         return {
+            "begin": Endpoint(Empty, lambda _: self.begin()),
             "sample": Endpoint(SampleCall, self._sample, streams=True),
             "channel": Endpoint(ChannelCall, self._channel),
             "update": Endpoint(UpdateCall, self._update),
@@ -110,27 +130,40 @@ def check_needs(needs: Needs, settings: SamplerSettings) -> None:
         )
 
 
-@contextmanager
-def build(settings: SamplerSettings) -> Iterator[dict[str, Endpoint]]:
-    """The endpoints of the engine that `settings` describe; its weight channel is given up at the end."""
+def engine(settings: SamplerSettings) -> "VllmSampler":
+    """The engine that `settings` describe."""
     from k15.engines.vllm.engine import VllmSampler  # noqa: PLC0415  see run_service
     from k15.engines.vllm.ledger import VARIABLE, TokenLedger  # noqa: PLC0415
 
     folder = os.environ.get(VARIABLE)
-    sampler = VllmSampler(
+    return VllmSampler(
         Path(settings.model_dir),
         device=settings.device,
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_bytes=settings.kv_cache_bytes,
+        memory_share=settings.memory_share,
+        tensor=settings.tensor,
         version=settings.version,
         ledger=TokenLedger(Path(folder)) if folder else None,
     )
+
+
+@contextmanager
+def build(settings: SamplerSettings) -> Iterator[dict[str, Endpoint]]:
+    """The endpoints of an engine; one that waits has imported it, and has not touched its device."""
+    from k15.engines.vllm.engine import prepare  # noqa: PLC0415  see run_service
+
+    service = SamplerService(settings)
+    if settings.waits:
+        prepare(Path(settings.model_dir), device=settings.device)
+    else:
+        service.begin()
     try:
-        yield SamplerService(sampler, settings).endpoints()
+        yield service.endpoints()
     finally:
-        sampler.close()
+        service.close()
 
 
 if __name__ == "__main__":

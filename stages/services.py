@@ -1,7 +1,7 @@
 """The processes an RL or evaluation stage keeps up: a trainer, a sampler, and the weights between them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,8 @@ from k15.engines.service.client import RemoteSampler, RemoteTrainer
 from k15.engines.service.messages import Needs
 from k15.engines.service.pool import SamplerPool
 from k15.engines.service.process import Service, launch_sampler, launch_trainer
-from k15.engines.service.settings import SamplerSettings, TrainerSettings
+from k15.engines.service.settings import NO_VERSION, SamplerSettings, TrainerSettings
+from k15.engines.service.turns import Turns
 from k15.engines.service.watch import Watch
 from k15.recipes.rl import RlRecipe
 from k15.records import TensorSpec
@@ -25,7 +26,7 @@ log = logging.getLogger("stages.services")
 
 MAX_NUM_SEQS = 512
 MIN_KV_CACHE_BYTES = 64 << 20
-KV_CACHE_SHARE = 0.25  # of the stage's declared memory
+KV_CACHE_SHARE = 0.25  # of the stage's declared memory, on CPU; on CUDA vLLM measures what is free
 TRANSFER_S = 600.0
 TRAINER_HUNG_S = 300.0  # without an answer of its process: a save of a large shard lets none through
 BLOCK_TOKENS = 32  # of the sampler's cache
@@ -41,10 +42,11 @@ def sampler_settings(
     version: int = 0,
     replicas: int = 1,
     host: str = "127.0.0.1",
+    waits: bool = False,
 ) -> SamplerSettings:
     """One of `replicas`, sized for `max_tokens` within the stage's resources.
 
-    ValueError where the model is too short.
+    ValueError where the model is too short, or cannot be cut as resources.sampler_tensor says.
     """
     config = read_config(model_dir)
     limit = int(config["max_position_embeddings"])
@@ -53,6 +55,7 @@ def sampler_settings(
             f"prompt and response may have {max_tokens} tokens, max_position_embeddings is {limit}; lower"
             f" max_response_tokens or activate a longer context"
         )
+    refuse_uncut(config, ctx.job.resources.sampler_tensor)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     width = 2 if precision == "bfloat16" else 4
     per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim * width
@@ -63,17 +66,29 @@ def sampler_settings(
         {
             "model_dir": str(model_dir),
             "version": version,
+            "waits": waits,
             "device": device(ctx),
             "dtype": precision,
             "threads": max(1, ctx.job.resources.cores // replicas),
             "max_model_len": max_tokens,
             "max_num_seqs": MAX_NUM_SEQS,
             "kv_cache_bytes": max(MIN_KV_CACHE_BYTES, min(wanted, most)),
+            "memory_share": ctx.job.resources.sampler_memory_share,
+            "tensor": ctx.job.resources.sampler_tensor,
             "transport": transport,
             "host": host,
         },
         where="sampler settings",
     )
+
+
+def refuse_uncut(config: Mapping[str, Any], tensor: int) -> None:
+    """ValueError where `tensor` processes cannot share the model by its heads and vocabulary."""
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if config[name] % tensor:
+            raise ValueError(
+                f"resources.sampler_tensor = {tensor} does not divide the model's {name} = {config[name]}"
+            )
 
 
 def device(ctx: StageContext) -> str:
@@ -104,20 +119,23 @@ def trainer_settings(ctx: StageContext, recipe: RlRecipe, sampler: SamplerSettin
 @contextmanager
 def policy_services(
     ctx: StageContext, recipe: RlRecipe, model_dir: Path, *, version: int, max_tokens: int
-) -> Iterator[tuple[RemoteTrainer, SamplerPool]]:
+) -> Iterator[tuple[RemoteTrainer, SamplerPool | Turns]]:
     """A trainer and samplers of the same weights, connected; all started at once, all ended on leaving.
 
-    Samplers on other hosts join with the first update; they stay.
+    Samplers on other hosts join with the first update; they stay. With resources.gpus_shared trainer and
+    samplers take turns on the same devices.
     """
+    shared = ctx.job.resources.gpus_shared
     settings = sampler_settings(
         ctx,
         model_dir,
         max_tokens=max_tokens,
         precision=recipe.precision,
         transport=recipe.transport,
-        version=version,
+        version=NO_VERSION if shared else version,
         replicas=ctx.job.resources.replicas,
         host=elsewhere.own_address(ctx.job.resources, recipe),
+        waits=shared,
     )
     training = trainer_settings(ctx, recipe, settings)
     needs = Needs(model_identity(model_dir), recipe.precision, max_tokens)
@@ -128,17 +146,20 @@ def policy_services(
         def launched() -> tuple[str, RemoteSampler]:
             name = next(names)
             service = launch_sampler(settings, log_path=ctx.scratch / f"{name}.log")
-            return name, RemoteSampler(stack.enter_context(service), version=version, needs=needs)
+            return name, RemoteSampler(stack.enter_context(service), version=settings.version, needs=needs)
 
         replicas = dict(launched() for _ in range(ctx.job.resources.replicas))
         service = stack.enter_context(launch_trainer(training, log_path=ctx.scratch / "trainer.log"))
         service.wait_ready()
-        for replica in replicas.values():
-            replica.wait()
         trainer = RemoteTrainer(service, deadline_s=ctx.job.resources.timeout_s)
         watch = Watch(TRAINER_HUNG_S, lambda name, error: log.error("%s=silent error=%s", name, error))
         watch.add("trainer", trainer)
         stack.callback(watch.close)
+        if shared:
+            yield trainer, Turns(trainer, launched, replicas, version=version, capacity=MAX_NUM_SEQS)
+            return
+        for replica in replicas.values():
+            replica.wait()
         pool = SamplerPool(
             replicas,
             trainer.layout(),

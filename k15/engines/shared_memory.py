@@ -85,6 +85,11 @@ class SharedMemoryReceiver:
         self._name, self._slot = "", Slot(memoryview(bytearray()), 0)
         self.seconds = Seconds()
 
+    @property
+    def path(self) -> str:
+        """The trainer's own file."""
+        return str(self._folder / self._name)
+
     def source(self) -> None:
         """None: every receiver of the host reads the trainer's own copy."""
         return

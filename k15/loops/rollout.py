@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from k15.loops.clock import Clock
@@ -113,6 +113,9 @@ class Rollout:
             answered += 1
         if answered != len(asked):
             raise RuntimeError(f"the sampler answered {answered} of {len(asked)} requests")
+        if (turn := self._actors.sampler.stats.turn) is not None:
+            clock.move("rollout", asdict(turn))
+            clock.seconds["sampling_s"] -= turn.before
 
     def _note_moved(self) -> None:
         """A process that is killed later in the phase has told of what its lost samplers had begun."""

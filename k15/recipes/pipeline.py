@@ -54,6 +54,17 @@ class Resources(Config):
         "crun",
         description="around programs that are judged; bubblewrap is weaker, but needs no root",
     )
+    sampler_tensor: int = Field(
+        1, ge=1, description="processes that share one sampler's model, on GPUs one on each"
+    )
+    sampler_memory_share: float = Field(
+        0.85, gt=0, lt=1, description="of a GPU's memory that a sampler takes, for weights and cache"
+    )
+    gpus_shared: bool = Field(
+        False,
+        description="trainer and samplers of an RL stage take turns on the same devices: the trainer's memory"
+        " goes to the host while samplers start, roll out and end",
+    )
     retries: int = Field(1, ge=0, description="times a faulted stage (exit code 1) is started again")
     timeout_s: float = Field(7200.0, gt=0)
     checkpoint_every_steps: int = Field(
@@ -82,6 +93,11 @@ class Resources(Config):
         if not self.replicas and not self.samples_elsewhere:
             raise ValueError(
                 "replicas = 0 leaves no sampler: name some in samplers, or an etcd that lists them"
+            )
+        if self.gpus_shared and self.samples_elsewhere:
+            raise ValueError(
+                "gpus_shared: samplers take turns with the trainer on this host's devices; leave samplers and"
+                " etcd out, or gpus_shared"
             )
         return self
 

@@ -1,6 +1,7 @@
 """An RL stage with two samplers, one of which is killed in the middle of a round."""
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,8 +27,17 @@ RECIPE = {
 
 def samplers(root: int) -> list[psutil.Process]:
     """The sampler processes below one."""
-    below = psutil.Process(root).children(recursive=True)
-    return [process for process in below if "stages.sampler" in process.cmdline()]
+    return below(root, "stages.sampler")
+
+
+def below(root: int, module: str) -> list[psutil.Process]:
+    """The processes below one that run a module."""
+    found = []
+    for process in psutil.Process(root).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            if module in process.cmdline():
+                found.append(process)
+    return found
 
 
 def test_a_replica_killed_in_a_phase_costs_nothing_and_the_phase_ends(tmp_path: Path) -> None:

@@ -148,6 +148,8 @@ class LeadingTrainer(MegatronTrainer):
     save = _led(MegatronTrainer.save)
     save_state = _led(MegatronTrainer.save_state)
     load_state = _led(MegatronTrainer.load_state)
+    offload = _led(MegatronTrainer.offload)
+    onload = _led(MegatronTrainer.onload)
 
 
 class Watch(threading.Thread):

@@ -21,6 +21,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
 from k15.engines.megatron import checkpoint
+from k15.engines.megatron import optimizer as adam
 from k15.engines.megatron.model import Model
 
 FORMAT = 1
@@ -61,7 +62,7 @@ def load(directory: Path, model: Model, optimizer: MegatronOptimizer) -> None:
         master = _master(parameter)
         if master is not parameter:
             parameter.copy_(master)
-    inners = _inner(optimizer)
+    inners = adam.inner(optimizer)
     for inner in inners:
         inner.state.clear()
     if not updates:
@@ -87,21 +88,17 @@ def _master(parameter: Tensor) -> Tensor:
     return getattr(parameter, "main_param", parameter)  # set by Megatron's mixed-precision optimizer
 
 
-def _inner(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
-    return [part.optimizer for part in getattr(optimizer, "chained_optimizers", [optimizer])]
-
-
 def _moment(part: str, masters: Mapping[str, Tensor], optimizer: MegatronOptimizer) -> dict[str, Tensor]:
-    known = {id(master): held for inner in _inner(optimizer) for master, held in inner.state.items()}
+    known = {id(master): held for inner in adam.inner(optimizer) for master, held in inner.state.items()}
     return {name: known[id(master)][part] for name, master in masters.items() if id(master) in known}
 
 
 def _updates(optimizer: MegatronOptimizer) -> int:
     """How many updates Adam has made since it was last reset; the same for every parameter."""
     counts = {
-        int(held["step"]) for inner in _inner(optimizer) for held in inner.state.values() if "step" in held
+        int(held["step"]) for one in adam.inner(optimizer) for held in one.state.values() if "step" in held
     }
-    counts |= {int(g["step"]) for inner in _inner(optimizer) for g in inner.param_groups if "step" in g}
+    counts |= {int(g["step"]) for inner in adam.inner(optimizer) for g in inner.param_groups if "step" in g}
     if len(counts) > 1:
         raise ValueError(f"the optimizer counts {sorted(counts)} updates of different parameters")
     return counts.pop() if counts else 0

@@ -15,6 +15,7 @@ from k15.algo.packing import microbatches
 from k15.engines.megatron import architecture, cpu, model, optimizer, parallel, schedule, state
 from k15.engines.megatron.architecture import Precision
 from k15.engines.megatron.batch import Packed, Share, num_tokens, pack
+from k15.engines.megatron.offload import HostCopy
 from k15.engines.megatron.policy import Iteration, PolicyRows, flatten
 from k15.engines.megatron.schedule import Loss
 from k15.recipes.pipeline import Layout
@@ -62,6 +63,7 @@ class MegatronTrainer:
         self._share = Share(parallel.context_rank(), layout.context, layout.tensor if layout.sequence else 1)
         self._wrapped = optimizer.wrap(self._model.module)
         self._optimizer = optimizer.build(self._wrapped, precision=dtype)
+        self._host = HostCopy()
         cpu.keep_freed_memory()
 
     @property
@@ -115,12 +117,8 @@ class MegatronTrainer:
             clip_ratio=settings.clip_ratio,
             kl_weight=settings.kl_weight,
         )
-        batch = flatten(
-            groups,
-            objective=aim,
-            num_minibatches=settings.minibatches,
-            drop_uniform=settings.drop_uniform_groups,
-        )
+        drop = settings.drop_uniform_groups
+        batch = flatten(groups, objective=aim, num_minibatches=settings.minibatches, drop_uniform=drop)
         iteration = Iteration(batch, aim.loss, settings.mismatch_band, self._device)
         losses, norms = self._inner_steps(batch, iteration, settings, lr)
         return iteration.stats(losses, norms, inner_steps=settings.inner_steps, started=started)
@@ -157,6 +155,14 @@ class MegatronTrainer:
         """
         state.load(directory, self._model, self._optimizer)
         parallel.wait_for_all()
+
+    def offload(self) -> int:
+        """Move all that is as large as the model to host memory; only `onload` may follow."""
+        return self._host.offload(self._wrapped, self._optimizer)
+
+    def onload(self) -> int:
+        """Take it back, to the bit; RuntimeError where the device has no room."""
+        return self._host.onload()
 
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         """For each row the log-probs of its loss tokens."""

@@ -5,6 +5,7 @@ Whoever has taken a version can be read from in turn, so that the trainer need n
 """
 
 import mmap
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,10 +59,18 @@ class MooncakeReceiver:
     """The sampler's end: one registered slot of its own. Implements ports.WeightReceiver."""
 
     def __init__(self, payload_bytes: int, *, transport: str, host: str, timeout_s: int) -> None:
-        self._buffer = memoryview(mmap.mmap(-1, Slot.size(payload_bytes)))
+        size = Slot.size(payload_bytes)
+        self._file = os.memfd_create("k15-weights", os.MFD_CLOEXEC)
+        os.posix_fallocate(self._file, 0, size)
+        self._buffer = memoryview(mmap.mmap(self._file, size))
         self._slot = Slot(self._buffer, payload_bytes)
         self._registered = Registered(self._buffer, transport=transport, host=host, timeout_s=timeout_s)
         self.seconds = Seconds()
+
+    @property
+    def path(self) -> str:
+        """The file behind this end's own slot."""
+        return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def source(self) -> WeightSource:
         """Where others may take what this end has taken; another place after a take that failed."""
@@ -87,6 +96,9 @@ class MooncakeReceiver:
     def close(self) -> None:
         """Take the buffer back from the network."""
         self._registered.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _fetch(self, ticket: WeightTicket, end_s: float) -> None:
         """Read header and payload; the slot holds nothing until it is sealed again."""

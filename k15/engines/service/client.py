@@ -178,6 +178,10 @@ class RemoteSampler:
         self._service.wait_ready()
         self.ping(deadline_s=self._deadline_s)
 
+    def begin(self, *, deadline_s: float) -> None:
+        """Build the engine of a service that waits for it; ConnectionError where it dies over that."""
+        call(self._service, "begin", Empty(), Empty, deadline_s=deadline_s)
+
     def ping(self, *, deadline_s: float) -> None:
         """Return once the service answers; ConnectionError or TimeoutError.
 
@@ -251,6 +255,14 @@ class RemoteTrainer:
     def end(self, why: str = "") -> None:
         """End the service, however it stands; a call under way breaks off, and says `why`."""
         self._service.stop(why)
+
+    def offload(self) -> None:
+        """Leave the devices to others; ValueError for any call but `layout` and `onload` that follows."""
+        self._call("offload", Empty(), Empty)
+
+    def onload(self) -> None:
+        """Come back to them."""
+        self._call("onload", Empty(), Empty)
 
     def _call(self, name: str, body: Any, answer: type[Answered]) -> Answered:
         return call(self._service, name, body, answer, deadline_s=self._deadline_s)

@@ -1,5 +1,6 @@
 """VllmSampler: ports.Sampler over vLLM's V1 engine in this process."""
 
+import importlib
 import json
 import logging
 import time
@@ -12,17 +13,19 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel, _RegisteredModel
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from k15.engines.service.settings import NO_VERSION
+from k15.engines.vllm import worker
 from k15.engines.vllm.ledger import TokenLedger
-from k15.engines.vllm.noise import seeded_by_engine
 from k15.engines.vllm.responses import Responses
-from k15.engines.vllm.update import check_layout, load_in_place, tied_embeddings
+from k15.engines.vllm.update import check_layout, tied_embeddings
 from k15.engines.weights import refuse_older
 from k15.ports import WeightReceiver
 from k15.records import Answer, SamplePart, SampleRequest, SampleStats, TensorSpec, WeightSource, WeightTicket
 
 BLOCK_TOKENS = 32  # the CPU backend refuses 16, and its default caches no prefix
 MIN_BATCHED_TOKENS = 8192
-NO_VERSION = -1
+CUDA_BATCHED_TOKENS = 16384  # of a step; a whole row of 131,072 would take 13 GB in the MLP of a 32B model
+WORKERS = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +54,16 @@ class VllmSampler:
         max_model_len: int,
         max_num_seqs: int,
         kv_cache_bytes: int,
+        memory_share: float = 0.85,
+        tensor: int = 1,
         version: int = 0,
         ledger: TokenLedger | None = None,
     ) -> None:
         """Serve the weights in `model_dir` as `version`; with NO_VERSION those that a trainer sends.
 
-        The process needs vllm.environment's variables.
+        None are read then. `tensor` processes share the model, on CUDA each with a GPU of its own, of which
+        weights and cache take `memory_share`; on CPU the cache is `kv_cache_bytes`. The process needs
+        vllm.environment's variables.
         """
         self._ledger = ledger
         self.version = version
@@ -69,19 +76,20 @@ class VllmSampler:
         self._num_calls = 0
         self._running: dict[str, Responses] = {}
         self._checksum: int | None = None  # of the version that is served, where it came over the channel
-        if device == "cpu":
-            _register_in_process(model_dir)
-            torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
+        prepare(model_dir, device=device)
         arguments = engine_arguments(
             model_dir,
+            device=device,
             dtype=dtype,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             kv_cache_bytes=kv_cache_bytes,
+            memory_share=memory_share,
+            tensor=tensor,
+            load_weights=version != NO_VERSION,
         )
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=False)
-        self._runner: Any = self._engine.model_executor.driver_worker.worker.model_runner
-        self._engine_seeds = seeded_by_engine(self._runner, self._engine.vllm_config, device=device)
+        self._engine_seeds = all(self._engine.collective_rpc("k15_seeds", args=(device,)))
         config = self._engine.vllm_config.model_config
         self._max_model_len: int = config.max_model_len
         self._vocab_size: int = config.get_vocab_size()
@@ -170,9 +178,9 @@ class VllmSampler:
                 f"version {ticket.version}: responses are being sampled; new weights wait for the phase's end"
             )
         started = time.monotonic()
-        with self._receiver.take(ticket, deadline_s=deadline_s) as buffer:
+        with self._receiver.take(ticket, deadline_s=deadline_s):
             verified_s = time.monotonic() - started
-            load_in_place(self._runner, buffer, self._layout, tied=self._tied)
+            self._engine.collective_rpc("k15_load", args=(self._receiver.path, self._layout, self._tied))
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache; it holds keys of the old weights")
         self.version, self._checksum = ticket.version, ticket.checksum
@@ -180,10 +188,11 @@ class VllmSampler:
         log.info("updated version=%d verified_s=%.3f total_s=%.3f", ticket.version, verified_s, total_s)
 
     def close(self) -> None:
-        """Give up the weight channel."""
+        """Give up the weight channel, and end the engine's other processes."""
         if self._receiver is not None:
             self._receiver.close()
             self._receiver = None
+        self._engine.engine_core.shutdown()
 
     def _check(self, index: int, request: SampleRequest) -> None:
         tokens = (*request.prompt_token_ids, *request.prefix)
@@ -204,25 +213,56 @@ class VllmSampler:
 
 
 def engine_arguments(
-    model_dir: Path, *, dtype: str, max_model_len: int, max_num_seqs: int, kv_cache_bytes: int
+    model_dir: Path,
+    *,
+    device: str,
+    dtype: str,
+    max_model_len: int,
+    max_num_seqs: int,
+    kv_cache_bytes: int,
+    memory_share: float,
+    tensor: int,
+    load_weights: bool,
 ) -> dict[str, Any]:
-    """vLLM's arguments for one engine in this process that serves token ids."""
-    return {
+    """vLLM's arguments for one engine that serves token ids, in this process and `tensor` - 1 others.
+
+    On CUDA the cache is what `memory_share` of each GPU leaves beside the weights and one step's work, which
+    vLLM measures; prompts and continued responses longer than a step are taken in pieces.
+    """
+    of_device: dict[str, Any] = (
+        {"gpu_memory_utilization": memory_share, "max_num_batched_tokens": CUDA_BATCHED_TOKENS}
+        if device == "cuda"
+        else {
+            "kv_cache_memory_bytes": kv_cache_bytes,
+            "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len),
+        }
+    )
+    return of_device | {
         "model": str(model_dir),
+        "load_format": "auto" if load_weights else "dummy",
         "dtype": dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,
-        "max_num_batched_tokens": max(MIN_BATCHED_TOKENS, max_model_len),
-        "kv_cache_memory_bytes": kv_cache_bytes,
         "block_size": BLOCK_TOKENS,
         "enable_prefix_caching": True,
+        "enable_chunked_prefill": True,
         "enforce_eager": True,
         "async_scheduling": False,
-        "distributed_executor_backend": "uni",
+        "tensor_parallel_size": tensor,
+        "distributed_executor_backend": "mp" if tensor > 1 else "uni",
+        "worker_extension_cls": worker.NAME,
         "skip_tokenizer_init": True,
         "disable_log_stats": True,
         "seed": 0,
     }
+
+
+def prepare(model_dir: Path, *, device: str) -> None:
+    """Import what an engine for this model needs, without touching the device; safe to call again."""
+    importlib.import_module(WORKERS[device])  # most of what building an engine imports
+    if device == "cpu":
+        _register_in_process(model_dir)
+        torch.cpu._init_amx()  # type: ignore[no-untyped-call]  # without it bf16 attention dies with SIGILL on AMX
 
 
 def _register_in_process(model_dir: Path) -> None:

@@ -17,7 +17,7 @@ FOLDER = 900  # a file descriptor
 
 
 def main() -> None:
-    """`train` saves, lets a rank die and takes a step; `wait` waits to be killed.
+    """`train` takes a turn of memory, saves, lets a rank die and takes a step; `wait` waits to be killed.
 
     `resume` reads a state in a folder that no other rank sees.
     """
@@ -38,6 +38,7 @@ def main() -> None:
         trainer.save_state(Path(output))
         os.dup2(os.open(output, os.O_RDONLY), FOLDER)
         trainer.load_state(Path(f"/proc/self/fd/{FOLDER}"))
+    assert 0 < trainer.offload() == trainer.onload()  # every rank's memory leaves and comes back
     trainer.save(Path(output))
     print("loss", loss, flush=True)
     trainer._followers[0].kill()
