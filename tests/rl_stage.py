@@ -167,13 +167,18 @@ class RlStage:
             process = subprocess.Popen(
                 [CONTROL, "-c", FLOW, ENGINE, job.kind, uri],
                 cwd=ROOT,
-                env=self._env(),
+                env={**self._env(), "K15_TOKEN_LEDGER": str(self.ledger(job))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         self._processes.append(process)
         return process
+
+    def running(self) -> "subprocess.Popen[bytes] | None":
+        """The stage started last, if it still runs."""
+        last = self._processes[-1] if self._processes else None
+        return last if last is not None and last.poll() is None else None
 
     def run(self, job: Job) -> str:
         """Run a stage to its end, again where it faults, as the flow does; what it said.
@@ -185,6 +190,10 @@ class RlStage:
             if not code:
                 return self.log(job)
         raise RuntimeError(f"{job.kind} ended with exit code {code}:\n{self.log(job)[-4000:]}")
+
+    def ledger(self, job: Job) -> Path:
+        """Where the samplers of a stage write down what they draw."""
+        return self.folder / "drawn" / job.key
 
     def log_path(self, job: Job) -> Path:
         """Where the stage started last says it."""

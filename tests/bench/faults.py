@@ -2,13 +2,15 @@
 
 A real stage on a small model, under the flow's launcher. Each injection waits for a boundary (or a moment
 drawn after it) and kills one of: stage, sampler, trainer, the flow above them, the S3 server. In the end
-every prompt of the frontier was taken once, every token that was ever stored is in the commit of its round,
-and each has a fate; the policy is compared, to the bit, with that of a run that nobody disturbed.
+every prompt of the frontier was taken once, and every token that an engine drew, by its own ledger, is in the
+commit of a round with its fate, or within what that round calls lost, with the reason; the policy is held,
+to the bit, against that of a run that nobody disturbed.
 
 `make bench NAME=faults ARGS="--injections 21 --seed 0"`; writes out/bench/faults.json.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -36,6 +38,7 @@ PLAN = [
 ]
 MOMENT_S = {"starting": 15.0, "middle": 2.5}  # the kill comes within this, at random
 WAIT_S = 1200.0
+OUTAGE_S, RECOVERY_S = 1.0, 6.0  # the store is away; a stage that cannot go on has ended after
 
 
 def main() -> int:
@@ -83,6 +86,8 @@ def measure(
     watch, began = Watch(), time.monotonic()
     for victim, boundary in plan:
         inject(rl, server, job, victim, boundary, drawn, watch)
+    if (process := rl.running()) is not None:
+        process.wait(WAIT_S)
     rl.run(job)
     disturbed_s = time.monotonic() - began
     calm = rl.rl({**recipe, "priority_prior": 0.4})  # which a uniform sampler does not read
@@ -92,6 +97,7 @@ def measure(
         "injections": len(watch.done),
         **account(rl, job, watch),
         "weights_as_undisturbed": float(same),
+        "store_losses_survived": watch.survived,
         "rounds": len(rl.rounds(job)),
         "seconds_per_injection": disturbed_s / max(1, len(plan)),
     }
@@ -100,15 +106,9 @@ def measure(
 def inject(
     rl: RlStage, server: S3Server, job: Job, victim: str, boundary: str, drawn: random.Random, watch: Watch
 ) -> None:
-    """Start the stage, wait for the boundary in one of its next two rounds, kill, look at the store."""
+    """Wait for the boundary in one of the stage's next rounds, kill, and look at the store."""
     later = drawn.randint(0, 1)
-    for _ in range(TRIES):
-        process, last = rl.start(job), len(rl.rounds(job))
-        wanted = f"round={last + later} at={'begun' if boundary in MOMENT_S else boundary}"
-        if boundary == "starting" or came(process, rl.log_path(job), wanted):
-            break
-    else:
-        raise RuntimeError(f"{wanted} never came:\n{rl.log(job)[-3000:]}")
+    process, last = at_boundary(rl, job, boundary, later)
     time.sleep(drawn.random() * MOMENT_S.get(boundary, 0.0))
     if victim == "s3":
         server.kill()
@@ -116,15 +116,36 @@ def inject(
         kill(rl, process.pid, victim)
     watch.done.append((victim, boundary, last))
     if victim == "s3":
-        time.sleep(1.0)
+        time.sleep(OUTAGE_S)
         server.start()
-        time.sleep(2.0)
-        for pid in family(process.pid):  # whether or not it got over the loss
-            end(pid)
-    process.wait(WAIT_S)
-    wait_until_gone(rl)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(RECOVERY_S)
+        watch.survived += process.poll() is None  # the next injection finds it at work
+    else:
+        process.wait(WAIT_S)
+        wait_until_gone(rl)
     watch.look(rl, job)
     print(f"{len(watch.done):>3}  {victim:<15} {boundary:<11} with {last} rounds committed", flush=True)
+
+
+def at_boundary(rl: RlStage, job: Job, boundary: str, later: int) -> tuple["subprocess.Popen[bytes]", int]:
+    """The stage at a boundary of a round to come, started where it does not run, and the rounds committed."""
+    process = rl.running()
+    if process is not None and boundary == "starting":
+        for pid in family(process.pid):
+            end(pid)
+        process.wait(WAIT_S)
+        wait_until_gone(rl)
+        process = None
+    for _ in range(TRIES):
+        last = len(rl.rounds(job))
+        ahead = later if process is None else later + 2  # rounds that one at work may be in already
+        process = process or rl.start(job)
+        wanted = f"round={last + ahead} at={'begun' if boundary in MOMENT_S else boundary}"
+        if boundary == "starting" or came(process, rl.log_path(job), wanted):
+            return process, last
+        process = None
+    raise RuntimeError(f"{wanted} never came:\n{rl.log(job)[-3000:]}")
 
 
 def came(process: "subprocess.Popen[bytes]", log: Path, wanted: str) -> bool:

@@ -1,3 +1,4 @@
+# services: local
 """OMD, ReST and GRPO at equal samples on the tiny recipe: three seeds named beforehand, paired by seed.
 
     make bench NAME=objectives
@@ -7,7 +8,7 @@ Each seed is a pipeline of its own: data, tokenizer, model and long-CoT start of
 phase for each objective from the same start, on the same prompts, with as many samples and updates. Nothing
 else differs: rates and schedule are the recipe's, which were chosen for OMD, and the objectives' own settings
 are their defaults. Held-out accuracy has a bootstrap interval over prompts for each seed, means over seeds
-have Student's. Needs the services (`make up`); what is done is not redone. Prints tables, writes
+have Student's. What is done is not redone. Prints tables, writes
 out/bench/objectives.json and the curves to out/bench/objectives.html.
 """
 
