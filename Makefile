@@ -33,6 +33,7 @@ run:  ## Run a pipeline: make run RECIPE=tiny ARGS="--set nodes.rl.recipe.update
 	@$(CONTROL)/k15 run recipes/$(RECIPE)/pipeline.toml --runtime $(RUNTIME) $(if $(FILES),--set files_root=$(FILES)) $(ARGS)
 
 test: setup  ## Run every test, the suites side by side: make test ARGS="engine -- -x"
+	@$(PYTHON) infra/setup.py tests
 	@$(PYTHON) infra/test.py $(ARGS)
 
 check:  ## Format, lint, types, import rules, Dockerfiles.

@@ -1,4 +1,4 @@
-"""Create the locked environments: `python3 infra/setup.py [control] [engine] [bench]`.
+"""Create the locked environments: `python3 infra/setup.py [control] [engine] [bench] [tests]`.
 
 Without a name control and engine; bench is what benchmarks compare with.
 
@@ -26,6 +26,7 @@ LOCKS = ROOT / "containers" / "locks"
 UV = VENV / "tools" / "bin" / "uv"
 APT_LIBRARIES = {"libibverbs1": "ibverbs", "libnuma1": "numa", "libcurl4": "curl"}
 APT_PROGRAMS = {"crun": "crun", "bubblewrap": "bwrap"}  # for the sandbox
+APT_FOR_TESTS = {"etcd-server": "etcd"}
 TORCH_REMEDY = (
     "PyTorch's CPU wheel was not found among the packages pip reaches.\n"
     "Set PIP_EXTRA_INDEX_URL to PyTorch's own CPU wheel index (pytorch.org, 'Get Started', Pip, CPU) "
@@ -38,6 +39,7 @@ LOCK_FILES = {
     "bench": ("torch-cpu.txt", "bench.txt"),
 }
 ENVIRONMENTS = ("control", "engine", "bench")
+TESTS = "tests"  # no environment: what only tests need
 STARTED = time.monotonic()
 
 
@@ -147,7 +149,20 @@ def install_apt_libraries() -> None:
     line = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise SetupError(f"libraries are missing; run this, then setup again:\n  sudo {line}")
-    say(f"apt: installing {' '.join(missing)}")
+    apt_install(line)
+
+
+def install_apt_for_tests() -> None:
+    """Servers that tests start by themselves; without root those tests are skipped, and say so."""
+    missing = [package for package, program in APT_FOR_TESTS.items() if not shutil.which(program)]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        # Nothing is started as a service: RUNLEVEL is what the package's scripts go by.
+        apt_install(f"env RUNLEVEL=1 apt-get install -y --no-install-recommends {' '.join(missing)}")
+
+
+def apt_install(line: str) -> None:
+    """Run an installing line, with the lists of packages renewed before."""
+    say(f"apt: {line}")
     run("apt-get update", ["apt-get", "update", "-qq"])
     run("apt-get install", line.split())
 
@@ -177,6 +192,9 @@ def set_up(names: list[str]) -> None:
     """All of `names`, torch's slow unpacking beside the rest."""
     if "engine" in names:
         install_apt_libraries()
+    if TESTS in names:
+        install_apt_for_tests()
+        names = [name for name in names if name != TESTS]
     if all(is_current(name) for name in names):
         return
     VENV.mkdir(exist_ok=True)
@@ -208,10 +226,9 @@ def install_bench() -> None:
 def main() -> int:
     """Parse the names, set up, turn a SetupError or a refusal of the disk into exit code 2."""
     names = sys.argv[1:] or ["control", "engine"]
-    if unknown := [name for name in names if name not in ENVIRONMENTS]:
-        print(
-            f"setup: unknown environment {unknown[0]!r}; there are {', '.join(ENVIRONMENTS)}", file=sys.stderr
-        )
+    if unknown := [name for name in names if name not in (*ENVIRONMENTS, TESTS)]:
+        known = ", ".join((*ENVIRONMENTS, TESTS))
+        print(f"setup: unknown environment {unknown[0]!r}; there are {known}", file=sys.stderr)
         return 2
     if sys.version_info[:2] != (3, 11):
         found = shutil.which("python3.11")
