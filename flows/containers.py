@@ -199,6 +199,11 @@ class DockerLauncher:
                 f"resources.memory_gb = {resources.memory_gb:g}: this machine has "
                 f"{about['MemTotal'] / 2**30:.1f} GB; ask for less, or run on a larger machine"
             )
+        if resources.samples_elsewhere:
+            raise ValueError(
+                "resources.samplers and resources.etcd: a container reaches none of them, as weights take "
+                "ports that nobody declares; run with runtime process"
+            )
         options: dict[str, Any] = {
             "mem_limit": memory,
             "memswap_limit": memory,

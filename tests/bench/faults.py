@@ -38,7 +38,7 @@ PLAN = [
 ]
 MOMENT_S = {"starting": 15.0, "middle": 2.5}  # the kill comes within this, at random
 WAIT_S = 1200.0
-OUTAGE_S, RECOVERY_S = 1.0, 6.0  # the store is away; a stage that cannot go on has ended after
+OUTAGE_S, SETTLE_S = 1.0, 1.0
 
 
 def main() -> int:
@@ -75,7 +75,7 @@ def measure(
 ) -> dict[str, float]:
     """The figures of a disturbed run, held against one that was left alone."""
     recipe = {
-        "rounds": 3 * len(plan) + 4,  # an injection takes two or three
+        "rounds": 8 * len(plan) + 4,  # an injection takes three, and more where the stage goes on
         "prompts_per_round": 24,
         "samples_per_prompt": 4,
         "max_response_tokens": 96,
@@ -118,14 +118,22 @@ def inject(
     if victim == "s3":
         time.sleep(OUTAGE_S)
         server.start()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(RECOVERY_S)
+        recovered(process, rl, job)
         watch.survived += process.poll() is None  # the next injection finds it at work
     else:
         process.wait(WAIT_S)
         wait_until_gone(rl)
     watch.look(rl, job)
     print(f"{len(watch.done):>3}  {victim:<15} {boundary:<11} with {last} rounds committed", flush=True)
+
+
+def recovered(process: "subprocess.Popen[bytes]", rl: RlStage, job: Job) -> None:
+    """Wait until the stage has committed another round to the store that is back, or has ended."""
+    before, end_s = len(rl.rounds(job)), time.monotonic() + WAIT_S
+    while process.poll() is None and len(rl.rounds(job)) <= before and time.monotonic() < end_s:
+        time.sleep(0.1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(SETTLE_S)  # one that faulted is about to end
 
 
 def at_boundary(rl: RlStage, job: Job, boundary: str, later: int) -> tuple["subprocess.Popen[bytes]", int]:

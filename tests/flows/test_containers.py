@@ -228,6 +228,7 @@ def test_what_is_missing_is_named_before_anything_starts(docker_daemon: Daemon, 
         (Resources(gpus=1), "NVIDIA Container Toolkit"),
         (Resources(infiniband=True), "no /dev/infiniband"),
         (Resources(memory_gb=1e6), "this machine has"),
+        (Resources(etcd="http://10.0.0.1:2379"), "a container reaches none of them"),
     ):
         with pytest.raises(ValueError, match=what):
             launcher.start("sleeper", "s3://none", resources)
