@@ -245,7 +245,7 @@ def test_a_layout_of_more_processes_than_gpus_is_refused(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("recipes/*/pipeline.toml")), ids=lambda path: path.parent.name
+    "path", sorted(ROOT.glob("recipes/*/*.toml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
 def test_the_recipes_of_the_project_are_right(path: Path, tmp_path: Path) -> None:
     """With stand-ins for the files that a user brings."""
