@@ -69,7 +69,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     made.add_argument("--max-tokens", type=int, default=0, help="prompt and response; default: the context")
     made.add_argument("--max-num-seqs", type=int, default=512, help="responses at a time (default 512)")
-    made.add_argument("--kv-cache-gb", type=float, default=0.25, help="of keys and values (default 0.25)")
+    made.add_argument(
+        "--kv-cache-gb", type=float, default=0.25, help="keys and values, on CPU (default 0.25)"
+    )
+    made.add_argument("--tensor", type=int, default=1, help="GPUs, or processes, that share it (default 1)")
+    made.add_argument(
+        "--memory-share", type=float, default=0.85, help="of each GPU: weights and cache (default 0.85)"
+    )
     return made
 
 
@@ -93,6 +99,8 @@ def serve(args: argparse.Namespace, environment: Mapping[str, str], scratch: Pat
             "max_model_len": args.max_tokens or int(read_config(model_dir)["max_position_embeddings"]),
             "max_num_seqs": args.max_num_seqs,
             "kv_cache_bytes": int(args.kv_cache_gb * 2**30),
+            "tensor": args.tensor,
+            "memory_share": args.memory_share,
         },
         where="options",
     )

@@ -1,6 +1,7 @@
 """The processes an RL or evaluation stage keeps up: a trainer, a sampler, and the weights between them."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -21,6 +22,7 @@ from k15.recipes.rl import RlRecipe
 from k15.records import TensorSpec
 from k15.stage.context import StageContext
 from stages import elsewhere
+from stages.placement import Placement
 
 log = logging.getLogger("stages.services")
 
@@ -140,12 +142,16 @@ def policy_services(
     training = trainer_settings(ctx, recipe, settings)
     needs = Needs(model_identity(model_dir), recipe.precision, max_tokens)
     found = elsewhere.found(ctx.job.resources, needs, version=version)
+    placement = Placement(ctx.job.resources, os.environ)
     with ExitStack() as stack:
         names = (f"sampler-{number}" for number in count())
 
         def launched() -> tuple[str, RemoteSampler]:
             name = next(names)
-            service = launch_sampler(settings, log_path=ctx.scratch / f"{name}.log")
+            log_path = ctx.scratch / f"{name}.log"
+            service = placement.started(
+                lambda gpus: launch_sampler(settings, log_path=log_path, variables=gpus)
+            )
             return name, RemoteSampler(stack.enter_context(service), version=settings.version, needs=needs)
 
         replicas = dict(launched() for _ in range(ctx.job.resources.replicas))

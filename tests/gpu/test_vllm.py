@@ -50,6 +50,7 @@ def test_logprobs_follow_an_update_in_place(
         max_model_len=256,
         max_num_seqs=64,
         kv_cache_bytes=1 << 28,
+        memory_share=0.5,
     )
     with torch.no_grad():
         for parameter in model.parameters():

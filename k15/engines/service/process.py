@@ -155,10 +155,15 @@ class Service:
 
 
 def launch_sampler(
-    settings: SamplerSettings, *, log_path: Path, python: str = sys.executable, token: str = ""
+    settings: SamplerSettings,
+    *,
+    log_path: Path,
+    python: str = sys.executable,
+    token: str = "",
+    variables: Mapping[str, str] | None = None,
 ) -> Service:
-    """Start a sampler service without waiting for it."""
-    env = environment(device=settings.device, threads=settings.threads)
+    """Start a sampler service without waiting for it; `variables` come over those its engine needs."""
+    env = environment(device=settings.device, threads=settings.threads) | dict(variables or {})
     return Service.launch(
         "stages.sampler", settings.resolved(), log_path=log_path, python=python, env=env, token=token
     )
