@@ -51,7 +51,7 @@ class SamplerService:
         return Empty()
 
     def close(self) -> None:
-        """Give up the weight channel, and what the engine holds outside this process."""
+        """Give up the weight channel, and the engine's other processes."""
         if self._engine is not None:
             self._engine.close()
 
