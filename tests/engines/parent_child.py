@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from k15.engines.service.client import call
+from k15.engines.service.calls import call
 from k15.engines.service.messages import Empty
 from k15.engines.service.process import Service
 from tests.engines.echo_service import Talk

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from k15.engines.service.client import RemoteSampler, call
+from k15.engines.service.calls import call
+from k15.engines.service.client import RemoteSampler
 from k15.engines.service.messages import Health, HealthCall
 from k15.engines.service.process import Service
 from k15.engines.shared_memory import SharedMemorySender

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from k15.engines.service.client import RemoteTrainer, call
+from k15.engines.service.calls import call
+from k15.engines.service.client import RemoteTrainer
 from k15.engines.service.messages import Empty, Health, HealthCall, SampleCall
 from k15.engines.service.process import Service
 from k15.engines.service.watch import PING_EVERY_S, Watch
