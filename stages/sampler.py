@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class SamplerService:
     """The sampler's calls as endpoints, for one session at a time."""
 
-    def __init__(self, settings: SamplerSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: SamplerSettings, build: "Callable[[SamplerSettings], VllmSampler]") -> None:
+        self._settings, self._build = settings, build
         self._engine: VllmSampler | None = None
         self._holder = Holder()
         self._step_began: float | None = None  # of the engine, if it is at one
@@ -47,7 +47,7 @@ class SamplerService:
     def begin(self) -> Empty:
         """Build the engine, once."""
         if self._engine is None:
-            self._engine = engine(self._settings)
+            self._engine = self._build(self._settings)
         return Empty()
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ def build(settings: SamplerSettings) -> Iterator[dict[str, Endpoint]]:
     """The endpoints of an engine; one that waits has imported it, and has not touched its device."""
     from k15.engines.vllm.engine import prepare  # noqa: PLC0415  see run_service
 
-    service = SamplerService(settings)
+    service = SamplerService(settings, engine)
     if settings.waits:
         prepare(Path(settings.model_dir), device=settings.device)
     else:

@@ -42,7 +42,8 @@ class Engine:
 @contextmanager
 def served(goes_on: threading.Event, stuck_s: float) -> Iterator[RemoteSampler]:
     """The engine as a sampler service of this process."""
-    service = SamplerService(Engine(goes_on), SamplerSettings(model_dir=os.devnull))
+    service = SamplerService(SamplerSettings(model_dir=os.devnull), lambda settings: Engine(goes_on))
+    service.begin()
     endpoints = service.endpoints()
     del endpoints["channel"]
     server = Server(endpoints, token=TOKEN)

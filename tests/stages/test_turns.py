@@ -47,6 +47,7 @@ def test_taking_turns_changes_no_token_and_no_weight(tmp_path: Path) -> None:
             rl.end()
 
 
+@pytest.mark.soak
 def test_a_sampler_killed_in_its_turn_or_waiting_is_replaced_and_a_killed_stage_leaves_nothing(
     tmp_path: Path,
 ) -> None:
