@@ -50,13 +50,13 @@ def test_it_answers_and_keeps_its_announcement_apart_from_its_prints(echo: Servi
 def test_a_frozen_service_is_ended_and_its_caller_told(mortal: Service) -> None:
     trainer = RemoteTrainer(mortal, deadline_s=600)
     told: list[str] = []
-    watch = Watch(1.0, lambda name, error: told.append(f"{name}: {error}"))
+    watch = Watch(5.0, lambda name, error: told.append(f"{name}: {error}"))
     watch.add("trainer", trainer)
     time.sleep(2 * PING_EVERY_S)
     assert told == []
     mortal.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    with pytest.raises(ConnectionError, match=r"was ended: .* no answer to health within 1.0 s"):
+    with pytest.raises(ConnectionError, match=r"was ended: .* no answer to health within 5.0 s"):
         trainer.layout()
     assert time.monotonic() - began < 30
     assert len(told) == 1 and told[0].startswith("trainer: ")
