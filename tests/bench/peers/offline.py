@@ -36,16 +36,21 @@ def start(settings: SamplerSettings) -> tuple[Any, list[int]]:
     import torch
     from vllm import LLM
 
-    from k15.engines.vllm.engine import engine_arguments, stop_token_ids
+    from k15.engines.vllm.arguments import engine_arguments
+    from k15.engines.vllm.engine import stop_token_ids
 
     torch.cpu._init_amx()
     model_dir = Path(settings.model_dir)
     arguments = engine_arguments(
         model_dir,
+        device=settings.device,
         dtype=settings.dtype,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_bytes=settings.kv_cache_bytes,
+        memory_share=settings.memory_share,
+        tensor=settings.tensor,
+        load_weights=True,
     )
     return LLM(**arguments), stop_token_ids(model_dir)
 
