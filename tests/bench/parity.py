@@ -115,7 +115,7 @@ def reference(model: Any, lengths: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 def measure(work: Path, world: int) -> list[dict[str, Any]]:
     """A row for every case of so many processes, printed as it is known."""
-    cases = [
+    cases: list[dict[str, Any]] = [
         {
             "kind": "measure_step",
             "model": str(work / family),

@@ -17,11 +17,12 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -35,8 +36,9 @@ from k15.loops.prompts import take_groups
 from k15.loops.replay import ReplayState, RolloutGroup
 from k15.loops.rollout import Actors, Rollout
 from k15.ports import Reward
+from k15.recipes.pipeline import Resources
 from k15.recipes.rl import RlRecipe
-from k15.records import Part, Prompt
+from k15.records import Part, Prompt, Segment
 from k15.store.rollouts import SegmentRow
 from k15.tasks.format import prompt_token_ids, response_text
 from stages.rewards import open_judge
@@ -68,7 +70,7 @@ class NoJournal:
     tries = 0
     asked_again = 0
     moved_before = 0
-    stored: dict[tuple[int, int], Any] = {}
+    stored: Mapping[tuple[int, int], Segment] = MappingProxyType({})
 
     def ask(self, num_responses: int) -> None:
         """Not kept."""
@@ -76,7 +78,7 @@ class NoJournal:
     def moved(self, num_responses: int) -> None:
         """Not kept."""
 
-    def add(self, rows: list[SegmentRow]) -> None:
+    def add(self, rows: Sequence[SegmentRow]) -> None:
         """Not kept."""
 
 
@@ -138,7 +140,7 @@ def measure_speed(rl: RlStage, prompts: Sequence[Prompt]) -> dict[str, float]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     ratios, regenerated, differing = [], 0, 0
     with (
-        open_judge(prompts, cores=1) as judge,
+        open_judge(prompts, Resources(), rl.folder) as judge,
         launch_sampler(settings, log_path=rl.folder / "sampler.log") as service,
     ):
         sampler = RemoteSampler(service.wait_ready(deadline_s=600))
@@ -176,7 +178,8 @@ def play(
     posed = {prompt.id: prompt for prompt in prompts}
     encoded = {p.id: tuple(prompt_token_ids(tokenizer, p.text)) for p in posed.values()}
     actors = Actors(recipe, posed, sampler, lambda ids: response_text(tokenizer, ids), judge)
-    state, done, sampled = ReplayState(), [], 0
+    done: list[RolloutGroup] = []
+    state, sampled = ReplayState(), 0
     started = time.perf_counter()
     while state.next_round == 0 or state.open_groups or len(done) < num_groups:
         groups, state = take_groups(recipe, posed, lambda prompt: encoded[prompt.id], state)
@@ -206,7 +209,7 @@ def measure_accuracy(rl: RlStage, seeds: Sequence[int]) -> dict[str, float]:
     for seed in seeds:
         models = {}
         for name, budget in (("waiting", LONGEST), ("partial", BUDGET)):
-            recipe = {**PHASE, "phase_token_budget": budget, "seed": seed}
+            recipe: dict[str, Any] = {**PHASE, "phase_token_budget": budget, "seed": seed}
             recipe |= {"rounds": ROUNDS, "prompts_per_round": 24, "update": {"lr": 3e-4}}
             job = rl.rl(recipe, every=ROUNDS, steps=FIT_STEPS)
             rl.run(job)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
@@ -55,7 +55,7 @@ UPDATES: dict[str, dict[str, Any]] = {
     "grpo": {"objective": "grpo", "kl_weight": 0.2},
 }
 STEPS = (1, 2)
-Gradient = torch.Tensor  # of all weights, flat, fp64
+Gradient: TypeAlias = torch.Tensor  # of all weights, flat, fp64
 
 
 def main() -> int:
@@ -146,7 +146,8 @@ def compare(
     update: str, found: dict[tuple[str, str, int], tuple[Gradient, dict[str, float]]]
 ) -> dict[str, float]:
     """The figures of one objective, printed a layout a line."""
-    exact, flat = autograd(update), {}
+    flat: dict[str, float] = {}
+    exact = autograd(update)
     prefix = update.replace(", ", "_").replace(" ", "_")
     for case in (case for cases in CASES.values() for case in cases):
         line = f"{update:<14}{case:<14}"

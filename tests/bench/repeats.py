@@ -56,7 +56,7 @@ def main() -> int:
 def cost() -> dict[str, float]:
     """CPU microseconds a token, of unlike tokens, of few tokens, and just before a long loop is called."""
     source = random.Random(0)
-    made = {
+    made: dict[str, Callable[[], list[int]]] = {
         "words": lambda: [source.randrange(32_000) for _ in range(LENGTH)],
         "digits": lambda: [source.randrange(12) for _ in range(LENGTH)],
         "loops": lambda: [source.randrange(32_000) for _ in range(LENGTH // 3)] * 3,

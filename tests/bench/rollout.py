@@ -142,7 +142,7 @@ def ours(service: Service, prompts: Sequence[tuple[int, ...]], logprobs: bool) -
     ]
 
     def cpu_s() -> float:
-        return time.process_time() + sum(process.cpu_times()[:2])
+        return float(time.process_time() + sum(process.cpu_times()[:2]))
 
     started, cpu_started = time.perf_counter(), cpu_s()
     answers = list(sampler.sample(requests, deadline_s=DEADLINE_S))

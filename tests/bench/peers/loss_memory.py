@@ -41,4 +41,5 @@ def main(length: int, vocabulary: int, hidden: int, dtype: torch.dtype) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(value) for value in sys.argv[1:4]), getattr(torch, sys.argv[4]))
+    length, vocabulary, hidden = map(int, sys.argv[1:4])
+    main(length, vocabulary, hidden, getattr(torch, sys.argv[4]))
