@@ -135,5 +135,15 @@ def finish(ctx: StageContext, state: ReplayState, excluded: Sequence[Mapping[str
     }
 
 
+def first_or_follow(environment: Mapping[str, str]) -> bool:
+    """Ranks that torchrun started: the first runs the stage, and its trainer meets the others, who follow."""
+    if environment["RANK"] == "0":
+        return True
+    # Megatron takes seconds to import, and the stage itself needs none of it.
+    from k15.engines.megatron import ranks  # noqa: PLC0415
+
+    return ranks.meet(environment)
+
+
 if __name__ == "__main__":
-    run_stage(RlRecipe, body)
+    run_stage(RlRecipe, body, meet=first_or_follow)

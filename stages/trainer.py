@@ -124,6 +124,8 @@ def build(settings: TrainerSettings) -> Iterator[dict[str, Endpoint]]:
         yield service.endpoints()
     finally:
         service.close()
+        if isinstance(trainer, ranks.LeadingTrainer):
+            trainer.close()
 
 
 if __name__ == "__main__":

@@ -214,6 +214,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if value in ("", [], {}):
+        return "none"
     return escape(value if isinstance(value, str) else json.dumps(value))
 
 

@@ -96,8 +96,10 @@ def _led(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, 
         try:
             self.calls.tell((method.__name__, args, kwargs))
             return method(self, *args, **kwargs)
-        except Exception as error:
-            self.calls.over = True
+        except BaseException as error:
+            self.calls.over = True  # also where a signal broke the call off: ranks may be within it
+            if not isinstance(error, Exception):
+                raise
             said = _said(dist.get_world_size())
             if said and not isinstance(error, ValueError | FloatingPointError):
                 raise said from error

@@ -7,7 +7,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ LOG_LINES = 15  # of a dead service's log, in the error that reports it
 STOP_GRACE_S = 5.0
 POLL_S = 0.25
 BAD_INPUT = 2  # exit code
+TORCHRUN = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
 
 class Service:
@@ -44,8 +45,10 @@ class Service:
         python: str = sys.executable,
         env: Mapping[str, str] | None = None,
         token: str = "",
+        without: Collection[str] = (),
     ) -> Self:
-        """Start `python -m module --config FILE` at once; `env` is laid over this process's variables.
+        """Start `python -m module --config FILE` at once; `env` is laid over this process's variables,
+        those `without` left out.
 
         The configuration and the log lie at `log_path` (suffix .json and as given). Without a `token` it gets
         one of its own.
@@ -60,7 +63,7 @@ class Service:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={
-                    **os.environ,
+                    **{name: value for name, value in os.environ.items() if name not in without},
                     "PYTHONUNBUFFERED": "1",
                     **(env or {}),
                     TOKEN_VARIABLE: token,
@@ -165,7 +168,13 @@ def launch_sampler(
     """Start a sampler service without waiting for it; `variables` come over those its engine needs."""
     env = environment(device=settings.device, threads=settings.threads) | dict(variables or {})
     return Service.launch(
-        "stages.sampler", settings.resolved(), log_path=log_path, python=python, env=env, token=token
+        "stages.sampler",
+        settings.resolved(),
+        log_path=log_path,
+        python=python,
+        env=env,
+        token=token,
+        without=[name for name in os.environ if name.startswith(TORCHRUN)],  # the trainer's ranks, not vLLM's
     )
 
 
