@@ -88,6 +88,19 @@ def busy_ports(first: int, offsets: Sequence[int]) -> list[int]:
     return [first + offset for offset in offsets if not is_free(first + offset)]
 
 
+def become_free(first: int, offsets: Sequence[int], *, patience_s: float) -> bool:
+    """Whether a server could listen on all of them, now or soon.
+
+    A process of many threads is dead for /proc before the last of them has given its sockets back.
+    """
+    deadline = time.monotonic() + patience_s
+    while busy_ports(first, offsets):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def free_port(offsets: Sequence[int]) -> int:
     """A first port, free with all its offsets."""
     for _ in range(200):

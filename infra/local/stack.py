@@ -13,6 +13,7 @@ from infra.local.services import SERVICES
 from k15.store.local import OWN_VARIABLE, Service, State, home, read_state, write_state
 
 START_LIMIT_S = 180.0
+PORT_PATIENCE_S = 5.0  # for the ports a service had before: whoever uses them should not have to learn others
 MAX_PORT = 65_535
 
 
@@ -102,7 +103,9 @@ def _port(name: str, old: int, own: Mapping[str, str]) -> int:
                 f"{variable}={asked}: port {text} is busy; end what listens there or choose another"
             )
         return int(asked)
-    return old if old and not process.busy_ports(old, offsets) else process.free_port(offsets)
+    if old and process.become_free(old, offsets, patience_s=PORT_PATIENCE_S):
+        return old
+    return process.free_port(offsets)
 
 
 def _wait(root: Path, names: list[str], began: float) -> None:

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -192,3 +193,14 @@ def test_a_session_ends_with_all_its_processes(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     process.end(pid, started, grace_s=0.3)
     assert process.members(pid) == []
+
+
+def test_a_port_that_a_dying_process_still_holds_is_waited_for() -> None:
+    """SIGKILL of a server of many threads: it is dead for /proc before its sockets are closed."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        assert not process.become_free(port, [0], patience_s=0.3)
+        threading.Timer(0.5, held.close).start()
+        assert process.become_free(port, [0], patience_s=10.0)
