@@ -68,6 +68,7 @@ def test_continued_responses_find_their_prefix_until_the_weights_change(
 ) -> None:
     reference = Reference(untied_model)
     sender = channel(learning_sampler, reference)
+    learning_sampler.update(sender.send(reference.tensors(), 200, deadline_s=10), deadline_s=10)
     requests = [replace(r, max_tokens=40) for r in one_by_one(some_requests(31, num=8))]
 
     def prefix_hit_share() -> float:

@@ -37,6 +37,7 @@ class Replicas:
 
     def __init__(self, rl: RlStage, stack: ExitStack) -> None:
         self._rl, self._stack = rl, stack
+        self._ledger = rl.ledger(rl.rl(RECIPE, steps=STEPS))  # where they sample is in no key
         self._number = 1
 
     def start(self, *options: str, model: str = "", token: str = TOKEN) -> tuple[str, psutil.Process]:
@@ -48,7 +49,12 @@ class Replicas:
         process = subprocess.Popen(
             [ENGINE, "-m", "stages.replica", "--model", named, "--host", host, *options],
             cwd=ROOT,
-            env={**os.environ, **self._rl.environment, "K15_SERVICE_TOKEN": token},
+            env={
+                **os.environ,
+                **self._rl.environment,
+                "K15_SERVICE_TOKEN": token,
+                "K15_TOKEN_LEDGER": str(self._ledger),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
