@@ -9,6 +9,7 @@ from typing import Any
 
 from k15.algo.estimates import majority, pass_at_k
 from k15.algo.intervals import mean_interval, paired_interval
+from k15.loops.figures import shortened
 from k15.loops.seeds import response_seed
 from k15.loops.voting import answer_classes
 from k15.loops.whole import whole_responses
@@ -234,7 +235,7 @@ def shown_trajectories(
         shown.append(
             {
                 "prompt": prompt.text,
-                "reference": prompt.reference,
+                "reference": shortened(prompt.reference),
                 "task": prompt.task,
                 "responses": responses,
             }

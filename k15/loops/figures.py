@@ -115,7 +115,7 @@ def examples_of(
             {
                 "prompt_id": prompt.id,
                 "prompt": shortened("".join(part.text or f"[{part.kind}]" for part in prompt.parts)),
-                "reference": prompt.reference,
+                "reference": shortened(prompt.reference),
                 "response": shortened(decode(trajectory.token_ids)),
                 "status": str(group.verdicts[0].status),
                 "tokens": len(trajectory.token_ids),
@@ -129,7 +129,7 @@ def examples_of(
 
 
 def shortened(text: str) -> str:
-    """At most SHOWN characters of it, from both ends; the whole is in the round's tables."""
+    """At most SHOWN characters of it, from both ends; the whole is in the tables."""
     left_out = len(text) - SHOWN
     if left_out <= 0:
         return text

@@ -68,7 +68,6 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     log.debug("round=%d at=begun", number)
     rolled = rollout.run(clock)
     log.debug("round=%d at=sampled", number)
-    sampling = phase.actors.sampler.stats
     with clock("compare"):
         fresh = gate.compare(phase.trainer, rolled)
     gate.check(fresh, recipe.mismatch_limit, number)
@@ -83,7 +82,7 @@ def play_round(phase: Phase, state: ReplayState, clock: Clock) -> Played:
     )
     training = [training_group(recipe, group, number, version=version) for group in drawn.trained]
     stats = train(phase, training, number, clock)
-    made = Made(number, version, rolled, finished, drawn, training, stats, sampling, fresh)
+    made = Made(number, version, rolled, finished, drawn, training, stats, rollout.sampling, fresh)
     row = round_figures(made, phase.actors.prompts)
     after = state_after(recipe, taken, made, row, seconds=clock.read()["wall_s"])
     lost = lost_tokens(made, journal, rollout, budget=recipe.phase_token_budget)

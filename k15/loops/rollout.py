@@ -14,7 +14,7 @@ from k15.loops.replay import Limits, RolloutGroup, extend, give_up, grow, reques
 from k15.loops.seeds import response_seed
 from k15.ports import Reward, Sampler
 from k15.recipes.rl import RlRecipe
-from k15.records import End, Prompt, SampleRequest, Segment, Verdict
+from k15.records import End, Prompt, SampleRequest, SampleStats, Segment, Verdict
 from k15.store.rollouts import SegmentRow
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Rollout:
         self._new = [_stored(group, journal.stored) for group in groups]
         self._rolled: dict[int, Rolled] = {}
         self._moved = 0
+        self.sampling = SampleStats()  # what the sampler did; nothing where all was stored
         self.asked_again = 0  # responses that earlier tries may have begun and had not stored
 
     def run(self, clock: Clock) -> list[Rolled]:
@@ -113,7 +114,8 @@ class Rollout:
             answered += 1
         if answered != len(asked):
             raise RuntimeError(f"the sampler answered {answered} of {len(asked)} requests")
-        if (turn := self._actors.sampler.stats.turn) is not None:
+        self.sampling = self._actors.sampler.stats
+        if (turn := self.sampling.turn) is not None:
             clock.move("rollout", asdict(turn))
             clock.seconds["sampling_s"] -= turn.before
 

@@ -184,8 +184,9 @@ def play(
     while state.next_round == 0 or state.open_groups or len(done) < num_groups:
         groups, state = take_groups(recipe, posed, lambda prompt: encoded[prompt.id], state)
         groups = [group for group in groups if group.number < num_groups]
-        rolled = Rollout(actors, groups, state.next_round, NoJournal()).run(Clock())
-        sampled += sampler.stats.num_tokens  # of the engine: what it drew, kept or not
+        rollout = Rollout(actors, groups, state.next_round, NoJournal())
+        rolled = rollout.run(Clock())
+        sampled += rollout.sampling.num_tokens  # of the engine: what it drew, kept or not
         done += [one.group for one in rolled if one.verdicts]
         still = tuple(one.group for one in rolled if not one.verdicts)
         state = replace(state, next_round=state.next_round + 1, open_groups=still)

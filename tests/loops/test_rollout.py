@@ -7,7 +7,7 @@ import pytest
 
 from k15.loops.history import Fate
 from k15.loops.replay import ReplayState
-from k15.records import End, Segment, Status, Verdict
+from k15.records import End, SampleStats, Segment, Status, Verdict
 from tests.loops.fakes import Journal, SeededSampler, history_of, phase, play, recipe
 
 
@@ -120,6 +120,13 @@ def test_a_phase_that_ends_processes_again_and_again_is_closed_with_what_there_i
         state, rounds = play(made, state)
     dropped = [reason for found in fates(rounds).values() for fate, reason in found if fate == "dropped"]
     assert len(dropped) == 4 and all("an empty group: 0 of 3 judged (given up after 3" in r for r in dropped)
+
+
+def test_what_the_sampler_did_in_another_phase_is_not_told_of_one_that_asked_nothing():
+    sampler = SeededSampler(stats=SampleStats(num_tokens=7, num_moved=3, lost=("a: gone",)))
+    _, (played,) = play(phase(recipe(rounds=1), sampler=sampler, journal=lambda number: Journal(tries=6)))
+    assert (played.row["engine_tokens"], played.row["replicas_lost"]) == (0, 0)
+    assert not any("replicas" in entry["reason"] for entry in played.lost)
 
 
 def test_a_reference_that_no_judge_accepts_leaves_its_group_unjudged():
