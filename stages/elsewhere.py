@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,9 +34,10 @@ def found(resources: Resources, needs: Needs, *, version: int) -> Callable[[], M
     for url in resources.samplers:
         address(url)
     listed = _listed(resources)
+    session = secrets.token_hex(8)  # of the whole run: one that it lost is not another's when it is back
 
     def connect(url: str) -> RemoteSampler:
-        return RemoteSampler(Standing(url, token), version=version, needs=needs)
+        return RemoteSampler(Standing(url, token, session), version=version, needs=needs)
 
     def look() -> dict[str, Connect]:
         try:

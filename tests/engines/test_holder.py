@@ -39,4 +39,4 @@ def test_a_sampler_serves_one_session_until_that_falls_silent() -> None:
 )
 def test_what_is_no_address_of_a_sampler_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="write http://host:port"):
-        Standing(url, "secret")
+        Standing(url, "secret", "run")

@@ -51,7 +51,7 @@ def served(goes_on: threading.Event, stuck_s: float) -> Iterator[RemoteSampler]:
     thread = threading.Thread(target=server.run, args=(lambda port: serves.set(),), daemon=True)
     thread.start()
     assert serves.wait(30)
-    sampler = RemoteSampler(Standing(f"http://127.0.0.1:{server.port}", TOKEN), stuck_s=stuck_s)
+    sampler = RemoteSampler(Standing(f"http://127.0.0.1:{server.port}", TOKEN, "run"), stuck_s=stuck_s)
     sampler.open_channel = lambda layout: None
     yield sampler
     goes_on.set()

@@ -1,6 +1,5 @@
 """Whom a client calls: a child process of ours (process.Service), or a service that others started."""
 
-import secrets
 import time
 from typing import Protocol, Self
 from urllib.parse import urlsplit
@@ -35,11 +34,11 @@ class Standing:
 
     ours = False
 
-    def __init__(self, url: str, token: str) -> None:
-        """`url` as http://host:port; ValueError names what is wrong with it."""
+    def __init__(self, url: str, token: str, session: str) -> None:
+        """`url` as http://host:port; ValueError names what is wrong with it. `session` is of the run."""
         self.host, self.port = address(url)
         self.module, self.token = url, token
-        self.session = secrets.token_hex(8)
+        self.session = session
         self._gone = ""
 
     @property
