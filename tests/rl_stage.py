@@ -39,6 +39,15 @@ CONTROL = ROOT / ".venv" / "control" / "bin" / "python"
 SUMS = [(a, b) for a in range(10) for b in range(10)]
 BASE = Job(node="base", kind="base", version=1, recipe={}, inputs={})
 STEPS = 150  # of the fit
+SHORT_STEPS = 60
+SHORT = {  # a few rounds, with continued responses, that a test can play several times
+    "rounds": 3,
+    "prompts_per_round": 24,
+    "samples_per_prompt": 4,
+    "max_response_tokens": 96,
+    "phase_token_budget": 48,
+    "update": {"lr": 1e-3},
+}
 FILLER = "well "
 TOKENIZED = 100  # prompts that the tokenizer is trained on
 DEADLINE_S = 1200.0

@@ -15,20 +15,11 @@ from k15.store.rollouts import SEGMENTS_FILE
 from tests.e2e.driver import wait_for
 from tests.etcd import etcd_server
 from tests.ledger import Watch, account
-from tests.rl_stage import ENGINE, ROOT, RlStage, weights_digest
+from tests.rl_stage import ENGINE, ROOT, SHORT, SHORT_STEPS, RlStage, weights_digest
 from tests.s3 import s3_server
 
 pytestmark = [pytest.mark.engine, pytest.mark.services, pytest.mark.slow]
-STEPS = 60
-RECIPE = {
-    "rounds": 8,
-    "prompts_per_round": 24,
-    "samples_per_prompt": 4,
-    "max_response_tokens": 96,
-    "phase_token_budget": 48,
-    "transport": "tcp",
-    "update": {"lr": 1e-3},
-}
+RECIPE = {**SHORT, "rounds": 8, "transport": "tcp"}
 TOKEN = "of the samplers and of the stage"
 
 
@@ -37,14 +28,14 @@ class Replicas:
 
     def __init__(self, rl: RlStage, stack: ExitStack) -> None:
         self._rl, self._stack = rl, stack
-        self._ledger = rl.ledger(rl.rl(RECIPE, steps=STEPS))  # where they sample is in no key
+        self._ledger = rl.ledger(rl.rl(RECIPE, steps=SHORT_STEPS))  # where they sample is in no key
         self._number = 1
 
     def start(self, *options: str, model: str = "", token: str = TOKEN) -> tuple[str, psutil.Process]:
         """Its address, once it serves."""
         self._number += 1
         host = f"127.0.0.{self._number}"
-        named = model or self._rl.prepare(STEPS).ref("model").key + ":model"
+        named = model or self._rl.prepare(SHORT_STEPS).ref("model").key + ":model"
         log = self._stack.enter_context((self._rl.folder / f"replica-{host}.log").open("wb"))
         process = subprocess.Popen(
             [ENGINE, "-m", "stages.replica", "--model", named, "--host", host, *options],
@@ -93,7 +84,9 @@ def test_samplers_of_a_list_and_of_etcd_sample_what_one_here_would(rl: RlStage, 
         replicas = Replicas(rl, stack)
         listed, first = replicas.start("--max-tokens", "128")
         found, second = replicas.start("--max-tokens", "128")
-        job = rl.rl(RECIPE, steps=STEPS, replicas=0, samplers=(listed,), etcd=etcd.url, sampler_pool="mine")
+        job = rl.rl(
+            RECIPE, steps=SHORT_STEPS, replicas=0, samplers=(listed,), etcd=etcd.url, sampler_pool="mine"
+        )
         process, log = rl.start(job), rl.log_path(job)
         wait_for(lambda: "round=0 at=begun" in log.read_text(), "round 0", timeout_s=120)
         stack.enter_context(SamplerDirectory(etcd.url, "mine").announced(found))
@@ -110,10 +103,14 @@ def test_samplers_of_a_list_and_of_etcd_sample_what_one_here_would(rl: RlStage, 
         ] * 3
 
         again = rl.rl(
-            {**RECIPE, "priority_prior": 0.4}, steps=STEPS, replicas=0, etcd=etcd.url, sampler_pool="mine"
+            {**RECIPE, "priority_prior": 0.4},
+            steps=SHORT_STEPS,
+            replicas=0,
+            etcd=etcd.url,
+            sampler_pool="mine",
         )
         rl.run(again)  # the one that is left serves the next run, whose versions begin anew
-        alone = rl.rl({**RECIPE, "transport": "shared_memory"}, steps=STEPS)
+        alone = rl.rl({**RECIPE, "transport": "shared_memory"}, steps=SHORT_STEPS)
         rl.run(alone)
         for other in (job, again):
             for mine, theirs in zip(rl.rounds(other), rl.rounds(alone), strict=True):

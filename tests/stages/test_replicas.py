@@ -10,19 +10,10 @@ import pytest
 from k15.store.rollouts import SEGMENTS_FILE
 from tests.e2e.driver import wait_for
 from tests.ledger import Watch, account
-from tests.rl_stage import RlStage, weights_digest
+from tests.rl_stage import SHORT, SHORT_STEPS, RlStage, weights_digest
 from tests.s3 import s3_server
 
 pytestmark = [pytest.mark.engine, pytest.mark.services, pytest.mark.slow]
-STEPS = 60
-RECIPE = {
-    "rounds": 3,
-    "prompts_per_round": 24,
-    "samples_per_prompt": 4,
-    "max_response_tokens": 96,
-    "phase_token_budget": 48,
-    "update": {"lr": 1e-3},
-}
 
 
 def samplers(root: int) -> list[psutil.Process]:
@@ -44,7 +35,7 @@ def test_a_replica_killed_in_a_phase_costs_nothing_and_the_phase_ends(tmp_path: 
     with s3_server(tmp_path / "s3") as server:
         rl = RlStage(server, "replicas", tmp_path / "rl")
         try:
-            job = rl.rl(RECIPE, steps=STEPS, replicas=2)
+            job = rl.rl(SHORT, steps=SHORT_STEPS, replicas=2)
             process = rl.start(job)
             log = rl.log_path(job)
             wait_for(lambda: "round=1 at=begun" in log.read_text(), "round 1", every_s=0.01)
@@ -56,7 +47,9 @@ def test_a_replica_killed_in_a_phase_costs_nothing_and_the_phase_ends(tmp_path: 
             figures = account(rl, job, Watch())
             names = ("prompts_skipped", "prompts_twice", "tokens_unaccounted")
             assert [figures[name] for name in names] == [0, 0, 0]
-            alone = rl.rl({**RECIPE, "priority_prior": 0.4}, steps=STEPS)  # which a uniform one does not read
+            alone = rl.rl(
+                {**SHORT, "priority_prior": 0.4}, steps=SHORT_STEPS
+            )  # which a uniform one does not read
             rl.run(alone)
             for mine, other in zip(rl.rounds(job), rl.rounds(alone), strict=True):
                 assert rl.table(mine, SEGMENTS_FILE) == rl.table(other, SEGMENTS_FILE)

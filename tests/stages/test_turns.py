@@ -8,21 +8,12 @@ import pytest
 
 from k15.store.rollouts import SEGMENTS_FILE
 from tests.e2e.driver import wait_for
-from tests.rl_stage import RlStage, weights_digest
+from tests.rl_stage import SHORT, SHORT_STEPS, RlStage, weights_digest
 from tests.s3 import s3_server
 from tests.stages.test_replicas import below, samplers
 
 pytestmark = [pytest.mark.engine, pytest.mark.services, pytest.mark.slow]
-STEPS = 60
-RECIPE = {
-    "rounds": 3,
-    "prompts_per_round": 24,
-    "samples_per_prompt": 4,
-    "max_response_tokens": 96,
-    "phase_token_budget": 48,
-    "update": {"lr": 1e-3},
-}
-AGAIN = {**RECIPE, "priority_prior": 0.4}  # another key; a uniform sampler does not read it
+AGAIN = {**SHORT, "priority_prior": 0.4}  # another key; a uniform sampler does not read it
 SWITCH = ("offload_s", "start_s", "update_s", "end_s", "onload_s")
 
 
@@ -30,9 +21,9 @@ def test_taking_turns_changes_no_token_and_no_weight(tmp_path: Path) -> None:
     with s3_server(tmp_path / "s3") as server:
         rl = RlStage(server, "turns", tmp_path / "rl")
         try:
-            shared = rl.rl(RECIPE, steps=STEPS, gpus_shared=True)
+            shared = rl.rl(SHORT, steps=SHORT_STEPS, gpus_shared=True)
             said = rl.run(shared)
-            apart = rl.rl(AGAIN, steps=STEPS)
+            apart = rl.rl(AGAIN, steps=SHORT_STEPS)
             rl.run(apart)
             for mine, other in zip(rl.rounds(shared), rl.rounds(apart), strict=True):
                 assert rl.table(mine, SEGMENTS_FILE) == rl.table(other, SEGMENTS_FILE)
@@ -41,7 +32,7 @@ def test_taking_turns_changes_no_token_and_no_weight(tmp_path: Path) -> None:
             assert all(row[name] > 0 for row in rows for name in SWITCH)
             assert all(row["rollout_s"] + sum(row[n] for n in SWITCH) < row["wall_s"] for row in rows)
             assert all(0 < row["sampling_s"] < row["rollout_s"] + row["reward_s"] + 0.1 for row in rows)
-            assert said.count("at=over") == RECIPE["rounds"]
+            assert said.count("at=over") == SHORT["rounds"]
             assert not any(name in rl.rounds(apart)[0].state["row"] for name in ("offload_s", "end_s"))
         finally:
             rl.end()
@@ -54,7 +45,7 @@ def test_a_sampler_killed_in_its_turn_or_waiting_is_replaced_and_a_killed_stage_
     with s3_server(tmp_path / "s3") as server:
         rl = RlStage(server, "turns", tmp_path / "rl")
         try:
-            job = rl.rl(RECIPE, steps=STEPS, gpus_shared=True, replicas=2)
+            job = rl.rl(SHORT, steps=SHORT_STEPS, gpus_shared=True, replicas=2)
             process = rl.start(job)
             log = rl.log_path(job)
             wait_for(lambda: len(samplers(process.pid)) == 2, "the first samplers", every_s=0.01)
@@ -78,7 +69,7 @@ def test_a_sampler_killed_in_its_turn_or_waiting_is_replaced_and_a_killed_stage_
             assert process.wait(120) != 0
             assert not psutil.wait_procs(left, timeout=30)[1]
             rl.run(job)
-            alone = rl.rl(AGAIN, steps=STEPS)
+            alone = rl.rl(AGAIN, steps=SHORT_STEPS)
             rl.run(alone)
             assert weights_digest(rl.manifest(job)) == weights_digest(rl.manifest(alone))
         finally:
