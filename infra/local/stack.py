@@ -32,7 +32,7 @@ def up(root: Path, own: Mapping[str, str]) -> None:
     with exclusive(root):
         wanted = [name for name in SERVICES if not own.get(OWN_VARIABLE[name])]
         fresh = [name for name in wanted if _ensure_started(root, name, own)]
-        _wait(root, wanted, began)
+        _wait(root, wanted, fresh, own, began)
         if "prefect" in wanted:
             ensure_crash_automation(f"{_url(root, 'prefect')}/api")
     if fresh:
@@ -108,8 +108,11 @@ def _port(name: str, old: int, own: Mapping[str, str]) -> int:
     return process.free_port(offsets)
 
 
-def _wait(root: Path, names: list[str], began: float) -> None:
-    """Until every one is healthy; ValueError shows the log of one that died or took too long."""
+def _wait(root: Path, names: list[str], fresh: list[str], own: Mapping[str, str], began: float) -> None:
+    """Until every one is healthy; ValueError shows the log of one that died or took too long.
+
+    One that is not `fresh` may be on its way out, killed a moment ago: it is started, and `fresh` then.
+    """
     waiting = set(names)
     while waiting:
         for name in sorted(waiting):
@@ -117,6 +120,9 @@ def _wait(root: Path, names: list[str], began: float) -> None:
             if SERVICES[name].ready(service.port):
                 waiting.discard(name)
             elif not process.is_alive(service.pid, service.started):
+                if name not in fresh and _ensure_started(root, name, own):
+                    fresh.append(name)
+                    continue
                 raise ValueError(f"{name} ended while starting:\n{_last_lines(root, name)}")
         if waiting and time.monotonic() - began > START_LIMIT_S:
             name = sorted(waiting)[0]

@@ -18,7 +18,7 @@ import pytest
 from infra.local import process
 from infra.local.services import SERVICES
 from k15.store.artifact import Store
-from k15.store.local import environment, read_state
+from k15.store.local import State, environment, read_state, write_state
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
@@ -58,6 +58,20 @@ def test_a_killed_s3_server_comes_back_with_its_port_and_data(stack_root: Path) 
     assert after["s3"].port == before["s3"].port and after["s3"].pid != before["s3"].pid
     assert (after["prefect"], after["mlflow"]) == (before["prefect"], before["mlflow"])
     assert Store.from_environment(environment(stack_root, {})).objects.get("infra/kept") == b"bytes"
+
+
+@pytest.mark.services
+def test_a_server_that_is_dying_when_it_is_looked_at_comes_back_too(stack_root: Path) -> None:
+    """SIGKILL takes its time where a disk is busy: such a process lives, serves nothing, and is soon gone."""
+    before = read_state(stack_root).services
+    process.end(before["s3"].pid, before["s3"].started)
+    pid, started = process.start(["/bin/sleep", "3"], {}, stack_root / "sleep.log")
+    dying = before["s3"].model_copy(update={"pid": pid, "started": started})
+    write_state(stack_root, State(services={**before, "s3": dying}))
+    done = local(stack_root, "up")
+    assert done.returncode == 0 and "started s3" in done.stdout, done.stdout + done.stderr
+    after = read_state(stack_root).services["s3"]
+    assert after.port == before["s3"].port and after.pid != pid
 
 
 @pytest.mark.services
